@@ -1,0 +1,262 @@
+"""What goodnet's commands return: frozen records that convert to JSON and back.
+
+Rates are fractions in [0, 1]. Field names are those of the JSON.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+from scipy.special import betaincinv
+
+from goodnet.errors import DataError
+
+Record = TypeVar("Record")
+ThresholdRule = Literal["at-least", "within"]
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A share with its count, and the exact (Clopper-Pearson) 95 % interval."""
+
+    value: float
+    count: int
+    n: int
+    interval: tuple[float, float]
+
+    @classmethod
+    def of(cls, count: int, n: int) -> Rate:
+        """The rate `count` of `n`; with n = 0 nothing is known and the value is 0."""
+        if n == 0:
+            return cls(value=0.0, count=0, n=0, interval=(0.0, 1.0))
+        low = betaincinv(count, n - count + 1, 0.025) if count else 0.0
+        high = betaincinv(count + 1, n - count, 0.975) if count < n else 1.0
+        return cls(count / n, count, n, (round(float(low), 6), round(float(high), 6)))
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One layer: its name in the file, its kind, its output's shape without the batch."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    parameters: int
+    inputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class InspectResult:
+    """What `goodnet inspect` found in a model file.
+
+    `accuracy_by_reading` is filled when data was given: clean accuracy under each
+    likely reading of the input. `refused` lists what was in the file and not read.
+    """
+
+    path: str
+    format: str
+    input: dict[str, Any]
+    classes: int
+    layers: tuple[LayerRow, ...]
+    prune_layer: str | None
+    refused: tuple[str, ...]
+    accuracy_by_reading: dict[str, Rate] | None = None
+
+
+@dataclass(frozen=True)
+class CurveRow:
+    """The network with the first `channels_pruned` channels of the order pruned."""
+
+    channels_pruned: int
+    valid_accuracy: Rate
+    clean_accuracy: Rate | None = None
+    attack_success_rate: dict[str, Rate] | None = None
+
+
+@dataclass(frozen=True)
+class ThresholdRow:
+    """The network chosen for a drop of `drop` points; `network` is None if none was written."""
+
+    drop: float
+    rule: ThresholdRule
+    channels_pruned: int
+    network: str | None = None
+
+
+@dataclass(frozen=True)
+class ChannelActivations:
+    """Mean activation of each channel, in channel order."""
+
+    clean: tuple[float, ...]
+    triggered: dict[str, tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    """The prune curve of one layer.
+
+    Attributes:
+        order: Channel indices, first pruned first.
+        curve: K + 1 rows, for 0 to K channels pruned.
+        thresholds: Both rules for each drop asked for.
+    """
+
+    layer: str
+    channels: int
+    prune_order: str
+    order: tuple[int, ...]
+    curve: tuple[CurveRow, ...]
+    thresholds: tuple[ThresholdRow, ...]
+    activations: ChannelActivations
+    seconds: float
+
+
+@dataclass(frozen=True)
+class LayerSparsity:
+    """Share of a layer's weights that are exactly zero."""
+
+    layer: str
+    sparsity: Rate
+
+
+@dataclass(frozen=True)
+class EpochRow:
+    """One pass of fine-tuning: mean loss on the tuning part, accuracy on the held-out part."""
+
+    epoch: int
+    loss: float
+    held_out_accuracy: Rate
+
+
+@dataclass(frozen=True)
+class PoisonedRow:
+    """Answers to one poisoned set.
+
+    Attributes:
+        attack_success_rate: Answers equal to the target, where the true label is not.
+        flagged: Answers N (for a plain network always 0).
+        recovered_accuracy: Answers equal to the true label, where it is known.
+    """
+
+    name: str
+    attack_success_rate: Rate
+    flagged: Rate
+    recovered_accuracy: Rate | None
+
+
+@dataclass(frozen=True)
+class NetworkRow:
+    """One network's or GoodNet's answers to the clean and the poisoned test sets."""
+
+    name: str
+    path: str
+    kind: Literal["network", "goodnet"]
+    clean_accuracy: Rate
+    false_alarm_rate: Rate
+    poisoned: tuple[PoisonedRow, ...]
+
+
+@dataclass(frozen=True)
+class EvaluateResult:
+    """What `goodnet evaluate` measured."""
+
+    networks: tuple[NetworkRow, ...]
+
+
+@dataclass(frozen=True)
+class RepairResult:
+    """What a defense did, by clean data alone.
+
+    Attributes:
+        held_out: Images of D_valid that the defense did not tune on.
+        valid_accuracy_before: B on the held-out part.
+        valid_accuracy_after: B' on the held-out part.
+        false_alarm_rate: Share of the held-out part that G flags.
+        stopped: Why the defense stopped.
+        sparsity: Of each layer, for magnitude pruning.
+        prune: The prune curve of the layer, where channels were pruned.
+        evaluate: What test and poisoned sets show afterwards; no decision read them.
+    """
+
+    method: str
+    network: str
+    goodnet: str
+    held_out: int
+    valid_accuracy_before: Rate
+    valid_accuracy_after: Rate
+    false_alarm_rate: Rate
+    goodnet_threshold: float
+    channels_pruned: int
+    layer: str | None
+    epochs: tuple[EpochRow, ...]
+    sparsity: tuple[LayerSparsity, ...]
+    stopped: str
+    seconds: float
+    prune: PruneResult | None = None
+    evaluate: EvaluateResult | None = None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer to one image; `label` is None where `backdoored` (class N)."""
+
+    path: str
+    label: int | None
+    class_index: int
+    backdoored: bool
+    score: float
+
+
+@dataclass(frozen=True)
+class PredictResult:
+    """What `goodnet predict` answered."""
+
+    network: str
+    predictions: tuple[Prediction, ...]
+
+
+def to_json(record: object, *, indent: int | None = 2) -> str:
+    """`record` (a results dataclass) as JSON text; fields that are None are left out."""
+    adapter: TypeAdapter[Any] = TypeAdapter(type(record))
+    return adapter.dump_json(record, indent=indent, exclude_none=True).decode()
+
+
+def from_json(kind: type[Record], text: str | bytes, source: str | Path) -> Record:
+    """The record of type `kind` in `text`.
+
+    Raises:
+        DataError: `text` is not such a record; names the field.
+    """
+    try:
+        return TypeAdapter(kind).validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the top level"
+        raise DataError(
+            source, f"is no {kind.__name__}: {first['msg']} at {where}", "make the run again"
+        ) from error
+
+
+def curve_csv(result: PruneResult) -> str:
+    """The prune curve as CSV: a row for each k, rates with their counts."""
+    sets = list(result.curve[0].attack_success_rate or {})
+    has_clean = result.curve[0].clean_accuracy is not None
+    columns = ["valid_accuracy", *(["clean_accuracy"] if has_clean else [])]
+    columns += [f"attack_success_rate {name}" for name in sets]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        ["channels_pruned", *(f"{c}{part}" for c in columns for part in ("", " count", " n"))]
+    )
+    for row in result.curve:
+        rates = [row.valid_accuracy, *([row.clean_accuracy] if row.clean_accuracy else [])]
+        rates += [(row.attack_success_rate or {})[name] for name in sets]
+        writer.writerow(
+            [row.channels_pruned, *(v for rate in rates for v in (rate.value, rate.count, rate.n))]
+        )
+    return text.getvalue()
