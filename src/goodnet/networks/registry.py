@@ -1,0 +1,45 @@
+"""Names for `--architecture`."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from goodnet.errors import SettingsError
+from goodnet.networks.deepid import DeepID
+from goodnet.networks.preact_resnet import PreActResNet18
+from goodnet.networks.small_cnn import SmallCNN
+
+ARCHITECTURES: dict[str, type[DeepID] | type[SmallCNN] | type[PreActResNet18]] = {
+    "deepid": DeepID,
+    "small_cnn": SmallCNN,
+    "preact_resnet18": PreActResNet18,
+}
+
+
+def build_network(
+    architecture: str,
+    classes: int,
+    size: tuple[int, int, int],
+    *,
+    generator: torch.Generator,
+    **options: int,
+) -> nn.Module:
+    """A new network with random weights, drawn by `generator`.
+
+    Args:
+        architecture: A name in `ARCHITECTURES`.
+        classes: Number of classes N.
+        size: (channels, height, width) of one image.
+        generator: Seeds the initialisation; the global state is left as it was.
+        options: Further settings of the architecture, e.g. `width`.
+    """
+    if architecture not in ARCHITECTURES:
+        raise SettingsError(
+            "architecture", architecture, f"choose one of: {', '.join(ARCHITECTURES)}"
+        )
+    seed = int(torch.randint(2**62, (1,), generator=generator))
+    with torch.random.fork_rng(devices=[]):
+        # The layers' own initialisers read the global generator only.
+        torch.manual_seed(seed)
+        return ARCHITECTURES[architecture](classes, size, **options)
