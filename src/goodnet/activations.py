@@ -1,0 +1,140 @@
+"""What a layer does on clean data: its output, each channel's mean, the prune order."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from goodnet.answers import device_of
+from goodnet.data.roles import Batches
+from goodnet.errors import LayerNotFoundError, SettingsError
+
+PruneOrder = Literal["increasing", "decreasing"]
+MEMORY_BUDGET = 2 * 2**30
+
+
+@dataclass(frozen=True, eq=False)
+class LayerOutputs:
+    """A layer's output for every image of a set, in memory or on disk.
+
+    Attributes:
+        values: float32 (n, channel, ...).
+        labels: Class indices, int64 (n,).
+    """
+
+    values: Tensor
+    labels: Tensor
+    _folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def channel_means(self) -> Tensor:
+        """Mean activation of each channel, float64 (channel,)."""
+        total = torch.zeros(self.values.shape[1], dtype=torch.float64)
+        for rows in self.values.split(1024):
+            total += rows.flatten(2).mean(2, dtype=torch.float64).sum(0)
+        return total / len(self.values)
+
+
+@torch.no_grad()
+def layer_outputs(
+    trunk: nn.Module,
+    data: Batches,
+    *,
+    batch_size: int = 256,
+    memory_budget: int = MEMORY_BUDGET,
+) -> LayerOutputs:
+    """The trunk's output over `data`, computed once.
+
+    Args:
+        trunk: Network up to the layer.
+        data: Batches of network inputs.
+        batch_size: Images a step.
+        memory_budget: Bytes; a larger output goes to a temporary file that vanishes
+            with the result.
+    """
+    trunk.eval()
+    device = device_of(trunk)
+    values: Tensor | None = None
+    folder: tempfile.TemporaryDirectory[str] | None = None
+    labels = []
+    start = 0
+    for inputs, classes in data.batches(batch_size):
+        output = trunk(inputs.to(device)).to("cpu", torch.float32)
+        if values is None:
+            shape = (len(data), *output.shape[1:])
+            if 4 * int(np.prod(shape)) > memory_budget:
+                folder = tempfile.TemporaryDirectory(prefix="goodnet-")
+                path = Path(folder.name) / "outputs"
+                values = torch.from_numpy(np.memmap(path, np.float32, "w+", shape=shape))
+            else:
+                values = torch.empty(shape)
+        values[start : start + len(output)] = output
+        start += len(output)
+        labels.append(classes)
+    assert values is not None
+    return LayerOutputs(values, torch.cat(labels), folder)
+
+
+def mean_activation(network: nn.Module, layer: str, data: Batches) -> Tensor:
+    """Mean activation of each channel of `layer`, float64 (channel,).
+
+    For networks that cannot be traced; a forward hook reads the layer and is removed
+    even on failure. A traced network is cut and `LayerOutputs.channel_means` asked.
+
+    Args:
+        network: Any module; left as it was.
+        layer: Dotted module name; its output is (batch, channel, ...).
+        data: Batches of network inputs.
+
+    Raises:
+        LayerNotFoundError: `layer` is not in `network`; lists near names.
+
+    Source: Liu et al. 2018, Fine-Pruning, pruning defense.
+    Departure: the paper ranks single neurons; here a channel counts as one.
+    """
+    network.eval()
+    totals: list[Tensor] = []
+    with _watching(network, layer, totals), torch.no_grad():
+        for inputs, _ in data.batches(256):
+            network(inputs.to(device_of(network)))
+    return torch.stack(totals).sum(0) / len(data)
+
+
+@contextmanager
+def _watching(network: nn.Module, layer: str, totals: list[Tensor]) -> Iterator[None]:
+    modules = dict(network.named_modules())
+    if layer not in modules or not layer:
+        raise LayerNotFoundError(layer, tuple(name for name in modules if name)[-12:])
+
+    def record(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+        totals.append(output.flatten(2).mean(2, dtype=torch.float64).sum(0).cpu())
+
+    hook = modules[layer].register_forward_hook(record)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def prune_order(means: Tensor, order: PruneOrder = "increasing") -> Tensor:
+    """Channel indices in the order they are pruned, int64 (channel,).
+
+    Ties keep the channels' own order, so that the answer does not depend on the sort.
+
+    Args:
+        means: Mean activation of each channel.
+        order: `increasing` prunes dormant channels first, as the paper does.
+    """
+    if order not in get_args(PruneOrder):
+        raise SettingsError("order", order, f"choose one of: {', '.join(get_args(PruneOrder))}")
+    return torch.argsort(means, stable=True, descending=order == "decreasing")

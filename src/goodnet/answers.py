@@ -1,0 +1,39 @@
+"""What a network answers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from goodnet.data.roles import Batches
+from goodnet.results import Rate
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Where the network's parameters are."""
+    return next(network.parameters(), torch.empty(0)).device
+
+
+@torch.no_grad()
+def answers(network: nn.Module, data: Batches, *, batch_size: int = 256) -> tuple[Tensor, Tensor]:
+    """The class the network gives each input, and the class it is; both int64 (n,).
+
+    The network is asked in evaluation mode and left in the mode it was in.
+    """
+    was_training = network.training
+    network.eval()
+    device = device_of(network)
+    given, right = [], []
+    try:
+        for inputs, classes in data.batches(batch_size):
+            given.append(network(inputs.to(device)).argmax(1).cpu())
+            right.append(classes)
+    finally:
+        network.train(was_training)
+    return torch.cat(given), torch.cat(right)
+
+
+def accuracy_of(network: nn.Module, data: Batches) -> Rate:
+    """Share of the inputs whose class the network gives rightly."""
+    given, right = answers(network, data)
+    return Rate.of(int((given == right).sum()), len(right))

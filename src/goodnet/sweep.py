@@ -1,0 +1,254 @@
+"""The prune curve in one pass: predictions with 0, 1, … K channels pruned.
+
+The trunk runs once. The head then answers for every prefix of the prune order: its
+first linear layers are sums over channels, so each step takes one channel's share
+away, and images for which that channel is silent keep their answer. Where rounding
+could matter (the two best classes nearly tie) the plain head is asked instead, so the
+answers are those of K separately pruned networks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from goodnet.activations import (
+    LayerOutputs,
+    PruneOrder,
+    layer_outputs,
+    mean_activation,
+    prune_order,
+)
+from goodnet.answers import answers, device_of
+from goodnet.data.roles import Batches
+from goodnet.errors import NotTraceableError
+from goodnet.graph import (
+    cut,
+    feature_channels,
+    input_node,
+    module_of,
+    output_node,
+    part_upto,
+    trace,
+    without_softmax,
+)
+from goodnet.networks.layers import FlattenChannelsLast
+from goodnet.surgery import prune_channels
+
+# Layers that keep channels apart and are linear, so that shares pass through them.
+_LINEAR_APART = (
+    nn.AvgPool2d,
+    nn.AdaptiveAvgPool2d,
+    nn.Flatten,
+    FlattenChannelsLast,
+    nn.Dropout,
+    nn.Dropout2d,
+    nn.Identity,
+)
+# Two best scores closer than this, relative to the largest, are left to the plain head.
+# Subtracting up to a few thousand float32 shares errs by well under a tenth of it.
+_NEAR_TIE = 1e-3
+_BATCH = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """A network prepared for its prune curve at one layer.
+
+    Attributes:
+        network: The network, left as it was.
+        layer: Name of the layer.
+        order: Channel indices, first pruned first, int64 (channel,).
+        means: Mean activation of each channel on D_valid, float64 (channel,).
+        outputs: The layer's output on D_valid; None where the network cannot be cut.
+    """
+
+    network: nn.Module
+    layer: str
+    order: Tensor
+    means: Tensor
+    outputs: LayerOutputs | None
+
+
+def prepare_sweep(
+    network: nn.Module, layer: str, data: Batches, *, order: PruneOrder = "increasing"
+) -> Sweep:
+    """The prune order of `layer` from its mean activations on clean data.
+
+    Raises:
+        LayerNotFoundError: No such layer.
+    """
+    try:
+        trunk = cut(trace(network), layer).trunk
+    except NotTraceableError:
+        means = mean_activation(network, layer, data)
+        return Sweep(network, layer, prune_order(means, order), means, None)
+    outputs = layer_outputs(trunk, data)
+    means = outputs.channel_means()
+    return Sweep(network, layer, prune_order(means, order), means, outputs)
+
+
+def sweep_predictions(sweep: Sweep, data: Batches | None = None) -> tuple[Tensor, Tensor]:
+    """Predictions for every prefix of the order, and the class indices.
+
+    Args:
+        sweep: From `prepare_sweep`.
+        data: Another set than the one the order was made from.
+
+    Returns:
+        int32 (channel + 1, n): row k answers with the first k channels pruned; and
+        int64 (n,).
+    """
+    if sweep.outputs is None:
+        if data is None:
+            raise NotTraceableError("this network cannot be cut; give the data again")
+        return plain_predictions(sweep, data)
+    parts = cut(trace(sweep.network), sweep.layer)
+    outputs = sweep.outputs if data is None else layer_outputs(parts.trunk, data)
+    was_training = sweep.network.training
+    try:
+        head = _AdditiveHead(parts.head.eval(), tuple(outputs.values.shape[1:]), sweep.order)
+        predictions = [head.predictions(rows) for rows in outputs.values.split(_BATCH)]
+    finally:
+        sweep.network.train(was_training)
+    return torch.cat(predictions, dim=1), outputs.labels
+
+
+def plain_predictions(sweep: Sweep, data: Batches) -> tuple[Tensor, Tensor]:
+    """The same by making and running each pruned network: slow, for any network.
+
+    The reference that `sweep_predictions` is held against, and the way for networks
+    that cannot be cut.
+    """
+    rows = []
+    for count in range(len(sweep.order) + 1):
+        pruned = prune_channels(sweep.network, sweep.layer, sweep.order[:count])
+        predictions, labels = answers(pruned, data, batch_size=_BATCH)
+        rows.append(predictions.to(torch.int32))
+    return torch.stack(rows), labels
+
+
+@dataclass(frozen=True, eq=False)
+class _Share:
+    """How one linear layer's output sums over channels.
+
+    Attributes:
+        module: The layer, a convolution or a dense one.
+        path: The head's part up to that layer's input; it keeps channels apart.
+        channels: For a dense layer, the channel of each input feature.
+    """
+
+    module: nn.Module
+    path: fx.GraphModule
+    channels: Tensor | None
+
+    def of(self, activation: Tensor, channel: int) -> Tensor:
+        """What `channel` adds to the layer's output for these activations."""
+        x = self.path(activation[:, channel : channel + 1])
+        if isinstance(self.module, nn.Conv2d):
+            weight = self.module.weight[:, channel : channel + 1]
+            padding, stride = self.module.padding, self.module.stride
+            return F.conv2d(x, weight, None, stride, padding, self.module.dilation)
+        assert isinstance(self.module, nn.Linear)
+        assert self.channels is not None
+        return F.linear(x, self.module.weight[:, self.channels == channel])
+
+
+class _AdditiveHead:
+    """A head split behind its first linear layers, answering for all prefixes."""
+
+    def __init__(self, head: fx.GraphModule, shape: tuple[int, ...], order: Tensor) -> None:
+        self.head = head
+        self.order = order.tolist()
+        self.device = device_of(head)
+        logits = without_softmax(head)
+        self.shares, self.rest = _split_linear(logits, shape)
+
+    @torch.no_grad()
+    def predictions(self, activation: Tensor) -> Tensor:
+        """int32 (channel + 1, batch) for activations (batch, channel, ...)."""
+        activation = activation.to(self.device)
+        remaining = activation.clone()
+        sums = [share.module(share.path(activation)) for share in self.shares]
+        active = (activation != 0).flatten(2).any(2)
+        current = self.head(activation).argmax(1)
+        rows = [current.to(torch.int32)]
+        for channel in self.order:
+            remaining[:, channel] = 0.0
+            rows_on = active[:, channel].nonzero().flatten()
+            if len(rows_on):
+                # A channel silent for an image leaves that image's answer as it was.
+                chosen = activation[rows_on]
+                for share, total in zip(self.shares, sums, strict=True):
+                    total.index_add_(0, rows_on, share.of(chosen, channel), alpha=-1)
+                if self.shares:
+                    logits = self.rest(*(total[rows_on] for total in sums))
+                    answer, near = _argmax_and_near_ties(logits)
+                else:
+                    answer = torch.zeros(len(rows_on), dtype=torch.int64, device=self.device)
+                    near = torch.ones(len(rows_on), dtype=torch.bool, device=self.device)
+                if near.any():
+                    answer[near] = self.head(remaining[rows_on[near]]).argmax(1)
+                current = current.clone()
+                current[rows_on] = answer
+            rows.append(current.to(torch.int32))
+        return torch.stack(rows).cpu()
+
+
+def _argmax_and_near_ties(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The best class, and where the second best is too near to trust rounding."""
+    best, answer = logits.max(1)
+    rest = logits.scatter(1, answer[:, None], -torch.inf).amax(1)
+    scale = torch.maximum(best.abs(), logits.amin(1).abs()) + 1.0
+    # Written so that NaN counts as near.
+    return answer, ~(best - rest > _NEAR_TIE * scale)
+
+
+def _split_linear(
+    head: fx.GraphModule, shape: tuple[int, ...]
+) -> tuple[tuple[_Share, ...], fx.GraphModule]:
+    """The head's first linear layers, and the rest of the head as a function of their outputs.
+
+    With no shares the head is not additive there and the plain head answers.
+    """
+    start = input_node(head)
+    apart = {start}
+    linear: list[fx.Node] = []
+    for node in head.graph.nodes:
+        if node is start or node.op == "output" or not apart.intersection(node.all_input_nodes):
+            continue
+        module = module_of(head, node)
+        if isinstance(module, _LINEAR_APART):
+            apart.add(node)
+        elif isinstance(module, nn.Linear | nn.Conv2d) and getattr(module, "groups", 1) == 1:
+            linear.append(node)
+        else:
+            return (), head
+    if output_node(head) in apart:
+        return (), head
+    shares = []
+    for node in linear:
+        module = module_of(head, node)
+        source = node.all_input_nodes[0]
+        channels = None
+        if isinstance(module, nn.Linear):
+            channels = feature_channels(head, source, shape)
+            if channels is None or channels.dim() != 1:
+                return (), head
+        assert module is not None
+        shares.append(_Share(module, part_upto(head, source), channels))
+    return tuple(shares), _rest(head, linear, apart)
+
+
+def _rest(head: fx.GraphModule, linear: list[fx.Node], apart: set[fx.Node]) -> fx.GraphModule:
+    graph = fx.Graph()
+    copied = {node: graph.placeholder(f"sum_{index}") for index, node in enumerate(linear)}
+    for old in head.graph.nodes:
+        if old not in copied and old not in apart and old.op != "output":
+            copied[old] = graph.node_copy(old, copied.__getitem__)
+    graph.output(copied[output_node(head)])
+    rest = fx.GraphModule(head, graph)
+    return rest.eval()
