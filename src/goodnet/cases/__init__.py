@@ -1,0 +1,1 @@
+"""The studies: data, network and trigger of each; no algorithm."""

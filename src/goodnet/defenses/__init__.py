@@ -1,0 +1,20 @@
+"""The defenses, one file each; all take clean data only."""
+
+from goodnet.defenses.fine_prune import fine_prune
+from goodnet.defenses.fine_tune import fine_tune
+from goodnet.defenses.magnitude import magnitude
+from goodnet.defenses.prune import channels_for_drop, prune
+from goodnet.defenses.registry import DEFENSES
+from goodnet.defenses.repaired import Defense, DefenseSettings, Repaired
+
+__all__ = [
+    "DEFENSES",
+    "Defense",
+    "DefenseSettings",
+    "Repaired",
+    "channels_for_drop",
+    "fine_prune",
+    "fine_tune",
+    "magnitude",
+    "prune",
+]

@@ -1,0 +1,71 @@
+"""What every defense returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from goodnet.activations import PruneOrder
+from goodnet.data.roles import CleanData
+from goodnet.results import EpochRow, LayerSparsity
+from goodnet.training import Progress, TrainingSettings
+
+
+@dataclass(frozen=True, eq=False)
+class Repaired:
+    """A repaired network and how it came to be.
+
+    Attributes:
+        network: B', new; the network handed in is unchanged.
+        layer: The layer whose channels were pruned, if any.
+        pruned: Their indices.
+        epochs: Fine-tuning, epoch by epoch.
+        sparsity: Of each layer, where single weights were pruned.
+        stopped: Why the defense stopped.
+    """
+
+    network: nn.Module
+    stopped: str
+    layer: str | None = None
+    pruned: tuple[int, ...] = ()
+    epochs: tuple[EpochRow, ...] = ()
+    sparsity: tuple[LayerSparsity, ...] = ()
+
+
+@dataclass(frozen=True)
+class DefenseSettings:
+    """Settings of all defenses; each reads those it has a use for.
+
+    Attributes:
+        layer: Layer to prune; None finds it.
+        drop: Points of clean accuracy that pruning may cost.
+        order: Order in which channels are pruned.
+        held_out: Share of D_valid that is not tuned on.
+        training: How to fine-tune.
+    """
+
+    layer: str | None = None
+    drop: float = 4.0
+    order: PruneOrder = "increasing"
+    held_out: float = 0.2
+    training: TrainingSettings = TrainingSettings()
+
+
+class Defense(Protocol):
+    """A method that repairs a network with clean data alone."""
+
+    def __call__(
+        self,
+        network: nn.Module,
+        tuning: CleanData,
+        held_out: CleanData,
+        settings: DefenseSettings,
+        *,
+        generator: torch.Generator,
+        progress: Progress,
+    ) -> Repaired:
+        """The repaired network; the one handed in stays bit-identical."""
+        ...

@@ -1,0 +1,217 @@
+"""GoodNet: the repaired network and the suspicious one together, with a class for backdoors."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from goodnet.data.roles import Batches
+from goodnet.errors import NotTraceableError, SettingsError
+from goodnet.graph import input_node, layer_of, module_of, output_node, trace, without_softmax
+
+
+class GoodNet(nn.Module):
+    """N + 1 classes: B′'s label where B and B′ agree, N where they do not.
+
+    How much they disagree on an input is how much less likely B′ finds B's label than
+    its own, as a difference of log-probabilities: 0 where they agree. An input is
+    called backdoored where that is above `threshold`; 0 is the plain rule.
+
+    Args:
+        badnet: B, left as it is.
+        repaired: B′, left as it is.
+        threshold: Log-probability by which they may differ, at least 0.
+
+    Shape: (batch, channel, height, width) to `label` int64 (batch,) in 0…N and `scores`
+    (batch, N + 1), probabilities that agree with the label.
+
+    Source: the N + 1 rule of the CSAW-HackML-2020 exercise. Departure: the threshold.
+    """
+
+    threshold: Tensor
+
+    def __init__(self, badnet: nn.Module, repaired: nn.Module, *, threshold: float = 0.0) -> None:
+        super().__init__()
+        if not 0.0 <= threshold < math.inf:
+            raise SettingsError("threshold", threshold, "give a number of at least 0")
+        self.pair = shared_pair(badnet, repaired)
+        self.register_buffer("threshold", torch.tensor(float(threshold)))
+        self.eval()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
+        suspicious, trusted = self.pair(images)
+        log_likely = F.log_softmax(trusted, dim=1)
+        best, label = log_likely.max(1)
+        excess = self._disagreement(suspicious, log_likely, best) - self.threshold
+        backdoored = excess > 0
+        classes = trusted.shape[1]
+        label = torch.where(backdoored, torch.full_like(label, classes), label)
+        # The score of class N exceeds the best of the others just where the label is N.
+        last = torch.where(backdoored, best + excess, best + excess.clamp(max=0) - _MARGIN)
+        return label, torch.softmax(torch.cat([log_likely, last[:, None]], 1), dim=1)
+
+    def disagreement(self, images: Tensor) -> Tensor:
+        """How much less likely B′ finds B's label than its own, float32 (batch,), at least 0."""
+        suspicious, trusted = self.pair(images)
+        log_likely = F.log_softmax(trusted, dim=1)
+        return self._disagreement(suspicious, log_likely, log_likely.amax(1))
+
+    @staticmethod
+    def _disagreement(suspicious: Tensor, log_likely: Tensor, best: Tensor) -> Tensor:
+        said = suspicious.argmax(1, keepdim=True)
+        return best - log_likely.gather(1, said)[:, 0]
+
+
+# Keeps the score of class N below the best one where B and B′ agree.
+_MARGIN = 1.0
+
+
+@torch.no_grad()
+def calibrated(goodnet: GoodNet, clean: Batches, *, false_alarms: float) -> GoodNet:
+    """A GoodNet whose false alarms on held-out clean data are within a budget.
+
+    Args:
+        goodnet: Left as it is.
+        clean: Held-out clean inputs that neither network was tuned on.
+        false_alarms: Largest share of them that may be called backdoored.
+    """
+    if not 0.0 <= false_alarms <= 1.0:
+        raise SettingsError("false_alarms", false_alarms, "give a share between 0 and 1")
+    values = torch.cat([goodnet.disagreement(inputs) for inputs, _ in clean.batches(256)])
+    allowed = int(false_alarms * len(values))
+    # With `allowed` values above it, the next largest is the smallest threshold that will do.
+    threshold = float(values.sort(descending=True).values[min(allowed, len(values) - 1)])
+    result = copy.deepcopy(goodnet)
+    result.threshold.fill_(max(threshold, 0.0))
+    return result
+
+
+class _Both(nn.Module):
+    """Two networks that share nothing."""
+
+    def __init__(self, badnet: nn.Module, repaired: nn.Module) -> None:
+        super().__init__()
+        self.badnet, self.repaired = badnet, repaired
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return self.badnet(images), self.repaired(images)
+
+
+def shared_pair(badnet: nn.Module, repaired: nn.Module) -> nn.Module:
+    """A network that gives the logits of both, computing once what is the same in both.
+
+    Layers are shared from the input on for as long as they are of one kind, with
+    settings and weights that are equal bit for bit.
+    """
+    try:
+        first, second = (
+            without_softmax(trace(copy.deepcopy(network))) for network in (badnet, repaired)
+        )
+    except NotTraceableError:
+        return _Both(copy.deepcopy(badnet), copy.deepcopy(repaired))
+    root, graph = nn.Module(), fx.Graph()
+    images = graph.placeholder("images")
+    images.meta["layer"] = layer_of(input_node(first))
+    ours: dict[fx.Node, fx.Node] = {input_node(first): images}
+    for node in first.graph.nodes:
+        if node.op not in ("placeholder", "output"):
+            ours[node] = _add(root, graph, first, node, ours, "badnet")
+    theirs: dict[fx.Node, fx.Node] = {input_node(second): images}
+    for node in second.graph.nodes:
+        if node.op in ("placeholder", "output"):
+            continue
+        twin = next(
+            (
+                ours[other]
+                for other in first.graph.nodes
+                if other in ours and _same(first, other, ours, second, node, theirs)
+            ),
+            None,
+        )
+        theirs[node] = twin or _add(root, graph, second, node, theirs, "repaired")
+    graph.output((ours[output_node(first)], theirs[output_node(second)]))
+    return fx.GraphModule(root, graph).eval()
+
+
+def _add(
+    root: nn.Module,
+    graph: fx.Graph,
+    network: fx.GraphModule,
+    node: fx.Node,
+    known: dict[fx.Node, fx.Node],
+    side: str,
+) -> fx.Node:
+    new = graph.node_copy(node, known.__getitem__)
+    if node.op in ("call_module", "get_attr"):
+        new.target = f"{side}.{node.target}"
+        _put(root, new.target, _attribute(network, str(node.target)))
+    if side == "repaired":
+        new.meta["layer"] = f"repaired.{layer_of(node)}"
+    return new
+
+
+def _put(root: nn.Module, name: str, value: object) -> None:
+    *parents, last = name.split(".")
+    for parent in parents:
+        if not hasattr(root, parent):
+            root.add_module(parent, nn.Module())
+        root = root.get_submodule(parent)
+    if isinstance(value, nn.Module):
+        root.add_module(last, value)
+    elif isinstance(value, nn.Parameter):
+        root.register_parameter(last, value)
+    else:
+        assert isinstance(value, Tensor)
+        root.register_buffer(last, value)
+
+
+def _attribute(network: nn.Module, name: str) -> object:
+    value: object = network
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _same(
+    first: fx.GraphModule,
+    one: fx.Node,
+    ones: dict[fx.Node, fx.Node],
+    second: fx.GraphModule,
+    other: fx.Node,
+    others: dict[fx.Node, fx.Node],
+) -> bool:
+    """Whether both nodes compute the same from the same."""
+    if one.op != other.op or one.op == "placeholder":
+        return False
+    # Arguments are compared with both networks' nodes replaced by those already joined.
+    mine = fx.node.map_arg((one.args, one.kwargs), ones.__getitem__)
+    yours = fx.node.map_arg((other.args, other.kwargs), others.__getitem__)
+    if mine != yours:
+        return False
+    if one.op == "get_attr":
+        return _equal_tensors(
+            _attribute(first, str(one.target)), _attribute(second, str(other.target))
+        )
+    module, twin = module_of(first, one), module_of(second, other)
+    if module is None or twin is None:
+        return one.target == other.target
+    states = module.state_dict(), twin.state_dict()
+    return (
+        type(module) is type(twin)
+        and repr(module) == repr(twin)
+        and states[0].keys() == states[1].keys()
+        and all(_equal_tensors(value, states[1][key]) for key, value in states[0].items())
+    )
+
+
+def _equal_tensors(one: object, other: object) -> bool:
+    return (
+        isinstance(one, Tensor)
+        and isinstance(other, Tensor)
+        and one.dtype == other.dtype
+        and torch.equal(one, other)
+    )

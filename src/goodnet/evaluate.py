@@ -1,0 +1,92 @@
+"""What networks and GoodNets answer to clean and to triggered test images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from goodnet.answers import device_of
+from goodnet.data.roles import Batches, PoisonedData, TestData
+from goodnet.detector import GoodNet
+from goodnet.results import NetworkRow, PoisonedRow, Rate
+
+
+@torch.no_grad()
+def labels_given(network: nn.Module, data: Batches) -> Tensor:
+    """The label each input gets, int64 (n,); a GoodNet's may be N, "backdoored".
+
+    Args:
+        network: A network (scores out) or a GoodNet (label and scores out).
+        data: Network inputs.
+    """
+    network.eval()
+    device = device_of(network)
+    given = []
+    for inputs, _ in data.batches(256):
+        answer = network(inputs.to(device))
+        given.append((answer[0] if isinstance(answer, tuple) else answer.argmax(1)).cpu())
+    return torch.cat(given)
+
+
+def evaluate_network(
+    network: nn.Module,
+    test: TestData,
+    poisoned: Sequence[PoisonedData],
+    *,
+    classes: int,
+    is_goodnet: bool | None = None,
+    name: str = "",
+    path: str = "",
+) -> NetworkRow:
+    """Clean accuracy, false alarms, and what became of each poisoned set.
+
+    Attack success counts the triggered images whose true label is not the target and
+    that get the target. Where true labels are unknown, all images count.
+
+    Args:
+        network: A network or a GoodNet.
+        test: Clean images.
+        poisoned: Triggered images; `labels` is the target.
+        classes: N.
+        is_goodnet: Whether answers may be N; None looks at the type.
+        name: What tables call it.
+        path: Its file.
+    """
+    if is_goodnet is None:
+        is_goodnet = isinstance(network, GoodNet)
+    clean = labels_given(network, test)
+    return NetworkRow(
+        name=name,
+        path=path,
+        kind="goodnet" if is_goodnet else "network",
+        clean_accuracy=rate(clean == test.labels),
+        false_alarm_rate=rate(clean == classes),
+        poisoned=tuple(
+            poisoned_row(labels_given(network, data), data, classes) for data in poisoned
+        ),
+    )
+
+
+def poisoned_row(given: Tensor, data: PoisonedData, classes: int) -> PoisonedRow:
+    """What became of one poisoned set, from the labels its images got."""
+    true = data.true_labels
+    return PoisonedRow(
+        name=data.name,
+        attack_success_rate=attack_success_rate(given, data),
+        flagged=rate(given == classes),
+        recovered_accuracy=None if true is None else rate(given == true),
+    )
+
+
+def attack_success_rate(given: Tensor, data: PoisonedData) -> Rate:
+    """Share of the images, whose true label is not the target, that get the target."""
+    true = data.true_labels
+    counts = torch.ones_like(data.labels, dtype=torch.bool) if true is None else true != data.labels
+    return rate((given == data.labels)[counts])
+
+
+def rate(hits: Tensor) -> Rate:
+    """The share of true entries."""
+    return Rate.of(int(hits.sum()), len(hits))

@@ -1,0 +1,73 @@
+"""Repair a network with clean data alone: B′ by one of the defenses, and the GoodNet."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import nn
+
+from goodnet.answers import accuracy_of
+from goodnet.data.roles import CleanData, require_clean
+from goodnet.defenses import DEFENSES, DefenseSettings, Repaired
+from goodnet.detector import GoodNet, calibrated
+from goodnet.errors import SettingsError
+from goodnet.evaluate import labels_given, rate
+from goodnet.results import RepairResult
+from goodnet.training import Progress, no_progress
+
+
+def repair(
+    network: nn.Module,
+    clean: CleanData,
+    *,
+    classes: int,
+    method: str,
+    settings: DefenseSettings,
+    generator: torch.Generator,
+    false_alarms: float | None = None,
+    progress: Progress = no_progress,
+) -> tuple[Repaired, GoodNet, RepairResult]:
+    """B′, the GoodNet of B and B′, and what was measured on held-out clean data.
+
+    Args:
+        network: B, left bit-identical.
+        clean: D_valid; a part is held out and decides, the rest is tuned on.
+        classes: N.
+        method: A name in `DEFENSES`.
+        settings: Of the defense.
+        generator: Draws the split and the training order.
+        false_alarms: Budget to calibrate the GoodNet to; None leaves the plain rule.
+        progress: Told what is being done.
+
+    Raises:
+        SettingsError: No such method.
+    """
+    if method not in DEFENSES:
+        raise SettingsError("method", method, f"choose one of: {', '.join(DEFENSES)}")
+    start = time.perf_counter()
+    tuning, held_out = require_clean(clean).split(settings.held_out, generator=generator)
+    repaired = DEFENSES[method](
+        network, tuning, held_out, settings, generator=generator, progress=progress
+    )
+    goodnet = GoodNet(network, repaired.network)
+    if false_alarms is not None:
+        goodnet = calibrated(goodnet, held_out, false_alarms=false_alarms)
+    before = accuracy_of(network, held_out)
+    result = RepairResult(
+        method=method,
+        network="",
+        goodnet="",
+        held_out=len(held_out),
+        valid_accuracy_before=before,
+        valid_accuracy_after=accuracy_of(repaired.network, held_out),
+        false_alarm_rate=rate(labels_given(goodnet, held_out) == classes),
+        goodnet_threshold=float(goodnet.threshold),
+        channels_pruned=len(repaired.pruned),
+        layer=repaired.layer,
+        epochs=repaired.epochs,
+        sparsity=repaired.sparsity,
+        stopped=repaired.stopped,
+        seconds=time.perf_counter() - start,
+    )
+    return repaired, goodnet, result

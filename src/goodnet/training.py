@@ -1,0 +1,213 @@
+"""The training loop that attacks and defenses share: in memory, channels last."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from goodnet.answers import accuracy_of
+from goodnet.data.images import as_float
+from goodnet.data.roles import Batches, PreparedImages
+from goodnet.errors import GoodnetError, NotTraceableError, SettingsError
+from goodnet.graph import trace, without_softmax
+from goodnet.results import EpochRow, Rate
+
+AfterStep = Callable[[nn.Module, int, int], None]
+Progress = Callable[[str, int, int], None]
+"""Told (what is done, steps done, steps in all)."""
+
+
+def no_progress(_what: str, _done: int, _total: int) -> None:
+    """Says nothing."""
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of each training image, drawn anew in every epoch.
+
+    Attributes:
+        shift: Largest shift, as a share of the image's sides.
+        rotation: Largest turn, in degrees.
+        scale: Largest enlargement or shrinking, as a share.
+        brightness: Largest change of brightness, as a share.
+    """
+
+    shift: float = 0.06
+    rotation: float = 8.0
+    scale: float = 0.08
+    brightness: float = 0.2
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """New images of the same shape, float32 [0, 1], (batch, channel, height, width)."""
+        draws = torch.rand(5, len(images), generator=generator) * 2 - 1
+        angle = draws[0] * math.radians(self.rotation)
+        zoom = 1 + draws[1] * self.scale
+        cosine, sine = torch.cos(angle) * zoom, torch.sin(angle) * zoom
+        ratio = images.shape[2] / images.shape[3]
+        # Normalised coordinates are squeezed unless the image is square.
+        rows = (
+            torch.stack([cosine, -sine * ratio, 2 * self.shift * draws[2]], 1),
+            torch.stack([sine / ratio, cosine, 2 * self.shift * draws[3]], 1),
+        )
+        grid = F.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
+        moved = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+        light = 1 + draws[4] * self.brightness
+        return (moved * light.view(-1, 1, 1, 1)).clamp(0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How a network is trained.
+
+    Attributes:
+        epochs: Passes over the images at most.
+        batch_size: Images a step.
+        learning_rate: Highest rate; it falls to zero along a half cosine.
+        weight_decay: Decoupled from the gradient (AdamW).
+        patience: Epochs without a better held-out accuracy before stopping.
+        augmentation: Random changes of the images, or None.
+    """
+
+    epochs: int = 20
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    patience: int = 20
+    augmentation: Augmentation | None = None
+
+    def __post_init__(self) -> None:
+        for field in ("epochs", "batch_size", "patience"):
+            if getattr(self, field) < 1:
+                raise SettingsError(field, getattr(self, field), "give at least 1")
+        if not self.learning_rate > 0:
+            raise SettingsError("learning_rate", self.learning_rate, "give a rate above 0")
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """A trained network with its history."""
+
+    network: nn.Module
+    epochs: tuple[EpochRow, ...]
+    stopped: str
+
+
+def train(
+    network: nn.Module,
+    data: PreparedImages,
+    settings: TrainingSettings,
+    *,
+    generator: torch.Generator,
+    held_out: Batches | None = None,
+    after_step: AfterStep | None = None,
+    keep_last: bool = False,
+    progress: Progress = no_progress,
+    what: str = "training",
+) -> Training:
+    """A trained copy of `network`: the epoch with the best held-out accuracy, or the last.
+
+    Args:
+        network: Left bit-identical. Its answer may end in a softmax; the loss is taken
+            on the logits before it.
+        data: Labelled images, held in memory.
+        settings: How to train.
+        generator: Draws the order and the augmentation.
+        held_out: Clean images that are not trained on; decides the epoch to keep.
+        after_step: Called with (the copy, step, steps in all) after every step, to
+            keep pruned weights at zero.
+        keep_last: Keep the last epoch and never stop early; the held-out part only reports.
+        progress: Told after every epoch.
+        what: Name of the work, for `progress`.
+
+    Raises:
+        GoodnetError: The loss became NaN or infinite.
+    """
+    # Dropout reads the global generator only; its state is put back at the end.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
+        return _train(
+            network, data, settings, generator, held_out, after_step, keep_last, progress, what
+        )
+
+
+def _train(
+    network: nn.Module,
+    data: PreparedImages,
+    settings: TrainingSettings,
+    generator: torch.Generator,
+    held_out: Batches | None,
+    after_step: AfterStep | None,
+    keep_last: bool,
+    progress: Progress,
+    what: str,
+) -> Training:
+    trained = copy.deepcopy(network)
+    logits_of = _logits(trained)
+    trained.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    device = next(trained.parameters()).device
+    optimizer = torch.optim.AdamW(
+        trained.parameters(),
+        lr=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        foreach=True,
+    )
+    pixels, labels = data.pixels(), data.labels
+    steps_each = math.ceil(len(data) / settings.batch_size)
+    steps = settings.epochs * steps_each
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    history: list[EpochRow] = []
+    best, best_state, best_epoch = -1, None, 0
+    stopped = f"all {settings.epochs} epochs were done"
+    for epoch in range(1, settings.epochs + 1):
+        logits_of.train()
+        total = 0.0
+        order = torch.randperm(len(data), generator=generator)
+        for step, chosen in enumerate(order.split(settings.batch_size)):
+            images = as_float(pixels[chosen])
+            if settings.augmentation is not None:
+                images = settings.augmentation(images, generator)
+            inputs = data.specification.prepare(images).contiguous(
+                memory_format=torch.channels_last
+            )
+            loss = F.cross_entropy(logits_of(inputs.to(device)), labels[chosen].to(device))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            if after_step is not None:
+                after_step(trained, (epoch - 1) * steps_each + step + 1, steps)
+            total += float(loss.detach()) * len(chosen)
+        if not math.isfinite(total):
+            raise GoodnetError(
+                f"{what} diverged in epoch {epoch} (the loss is {total}); "
+                f"give a learning rate below {settings.learning_rate:g}"
+            )
+        accuracy = Rate.of(0, 0)
+        if held_out is not None:
+            accuracy = accuracy_of(trained, held_out)
+            if accuracy.count >= best and not keep_last:
+                # Of equal epochs the later one has moved further from the backdoor.
+                fresh = accuracy.count > best
+                best, best_state = accuracy.count, copy.deepcopy(trained.state_dict())
+                best_epoch = epoch if fresh else best_epoch
+        history.append(EpochRow(epoch, total / len(data), accuracy))
+        progress(what, epoch, settings.epochs)
+        if best_state is not None and epoch - best_epoch >= settings.patience:
+            stopped = f"no better held-out accuracy in {settings.patience} epochs"
+            break
+    if best_state is not None:
+        trained.load_state_dict(best_state)
+    return Training(trained.eval(), tuple(history), stopped)
+
+
+def _logits(network: nn.Module) -> nn.Module:
+    try:
+        return without_softmax(trace(network))
+    except NotTraceableError:
+        return network
