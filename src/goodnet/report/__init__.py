@@ -1,0 +1,27 @@
+"""Tables, plots and the page that show a run's results; they read results and compute none."""
+
+from goodnet.report.diagram import network_diagram
+from goodnet.report.page import render_page, write_page
+from goodnet.report.plots import channel_activations, figure_svg, prune_curve, save_figure
+from goodnet.report.tables import (
+    evaluate_table,
+    inspect_table,
+    predict_table,
+    repair_table,
+    thresholds_table,
+)
+
+__all__ = [
+    "channel_activations",
+    "evaluate_table",
+    "figure_svg",
+    "inspect_table",
+    "network_diagram",
+    "predict_table",
+    "prune_curve",
+    "render_page",
+    "repair_table",
+    "save_figure",
+    "thresholds_table",
+    "write_page",
+]

@@ -1,0 +1,408 @@
+"""The report as one HTML page that opens from disk: no script, no network, nothing beside it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+from xml.etree import ElementTree
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from goodnet.errors import DataError
+from goodnet.report import palette
+from goodnet.report.files import write_beside
+from goodnet.report.verdict import MEANINGS, NO_POISONED, roles, verdict
+from goodnet.report.wording import (
+    grouped,
+    interval,
+    percent,
+    points,
+    poisoned_names,
+    shown_name,
+)
+from goodnet.results import EvaluateResult, NetworkRow, PruneResult, Rate, RepairResult
+
+LIMITS = (
+    "Attack success is known only for the poisoned sets given. Another trigger may do better.",
+    "The defender's decisions read clean data only; poisoned and test data serve to measure.",
+    "No alarm does not mean no backdoor: a GoodNet can flag an input only where the network "
+    "handed in and the repaired one differ.",
+    "Each interval covers the chance in drawing the inputs, not a difference between these "
+    "inputs and those met in use.",
+)
+
+# Figures with a place of their own on the page; others follow under their own names.
+_CAPTIONS = {
+    "prune_curve": "Accuracy and attack success as channels are pruned. Bands are 95 % intervals; "
+    "triangles mark the networks chosen for each drop, filled for the first at or past it "
+    "(at-least), open for the last inside it (within).",
+    "channel_activations": "Mean activation of each channel, in the order in which they are "
+    "pruned. Shaded channels are near silent on clean images.",
+    "network_diagram": "The network, layer by layer. The layer to prune is highlighted.",
+}
+
+_SVG_SPACE = "http://www.w3.org/2000/svg"
+_LOADING_STYLE = re.compile(r"url\((?!#)|@import|javascript:|\\", re.IGNORECASE)
+_SVG_ELEMENTS = {
+    *("svg", "g", "defs", "use", "path", "rect", "circle", "ellipse", "line", "polyline"),
+    *("polygon", "text", "tspan", "title", "desc", "style", "clipPath", "marker"),
+}
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """A rate in a table: three lines, or why there are none."""
+
+    percent: str
+    count: str = ""
+    interval: str = ""
+
+
+@dataclass(frozen=True)
+class _Figure:
+    name: str
+    caption: str
+    svg: Markup
+
+
+def render_page(
+    *,
+    title: str,
+    manifest: Mapping[str, Any],
+    prune: PruneResult | None,
+    repair: RepairResult | None,
+    evaluate: EvaluateResult | None,
+    figures: Mapping[str, str],
+) -> str:
+    """The page as HTML text, for a reviewer who must sign; depends on the arguments alone.
+
+    At the top stand in words what was examined and what was found, with every rate's count and
+    95 % interval; then the tables, the figures, the defense's decisions, limits and manifest.
+
+    Args:
+        title: The page's heading, e.g. the run's name.
+        manifest: Versions, hashes, seed, settings; shown as it is.
+        prune: The prune curve, where there was one.
+        repair: What the defense did, where one ran.
+        evaluate: What was measured on test data, where any was given.
+        figures: SVG text by name; `prune_curve`, `channel_activations` and `network_diagram`
+            get their captions.
+
+    Raises:
+        DataError: A figure is no SVG, or holds what could run or load something.
+    """
+    drawn = {name: _inline_figure(name, text) for name, text in figures.items()}
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["name"] = shown_name
+    environment.filters["file"] = lambda path: shown_name(PurePath(path).name)
+    environment.filters["grouped"] = grouped
+    # No line ends between a number and its percent sign.
+    environment.filters["tied"] = lambda text: text.replace(" %", "\N{NO-BREAK SPACE}%")
+    template = environment.from_string(Path(__file__).with_name("page.html.j2").read_text("utf-8"))
+    return template.render(
+        title=title,
+        light={each.variable: each.light for each in palette.ALL},
+        dark={each.variable: each.dark for each in palette.ALL},
+        verdict=verdict(prune=prune, repair=repair, evaluate=evaluate),
+        meanings=MEANINGS if roles(evaluate, repair) is not None else "",
+        examined=_examined(prune, repair, evaluate),
+        missing=_not_measured(prune, repair, evaluate),
+        columns=_columns(evaluate, repair),
+        measures=_measures(evaluate),
+        prune=prune,
+        threshold_sets=poisoned_names(prune) if prune else [],
+        thresholds=_thresholds(prune),
+        repair=repair,
+        repair_rates=_repair_rates(repair),
+        epochs=[
+            (row.epoch, f"{row.loss:.4f}", _cell(row.held_out_accuracy)) for row in repair.epochs
+        ]
+        if repair
+        else [],
+        sparsity=[(row.layer, _cell(row.sparsity)) for row in repair.sparsity] if repair else [],
+        figures={name: figure for name, figure in drawn.items() if name in _CAPTIONS},
+        further=[figure for name, figure in drawn.items() if name not in _CAPTIONS],
+        limits=LIMITS,
+        manifest=_manifest_groups(manifest),
+    )
+
+
+def write_page(
+    path: str | Path,
+    *,
+    title: str,
+    manifest: Mapping[str, Any],
+    prune: PruneResult | None,
+    repair: RepairResult | None,
+    evaluate: EvaluateResult | None,
+    figures: Mapping[str, str],
+) -> Path:
+    """`path`, holding the page of `render_page`; written beside, then renamed."""
+    page = render_page(
+        title=title,
+        manifest=manifest,
+        prune=prune,
+        repair=repair,
+        evaluate=evaluate,
+        figures=figures,
+    )
+    write_beside(Path(path), page.encode("utf-8"))
+    return Path(path)
+
+
+def _cell(rate: Rate | None) -> _Cell:
+    if rate is None or rate.n == 0:
+        return _Cell("not measured")
+    return _Cell(percent(rate), f"{rate.count} of {rate.n}", f"{interval(rate)} %")
+
+
+def _examined(
+    prune: PruneResult | None, repair: RepairResult | None, evaluate: EvaluateResult | None
+) -> list[str]:
+    """Sentences on what was looked at: networks, layer, data."""
+    said = []
+    parts = roles(evaluate, repair)
+    if parts is not None:
+        said.append(f"The network handed in: {shown_name(parts.before.path, limit=120)}.")
+    elif evaluate is not None:
+        said += [
+            f"{'GoodNet' if row.kind == 'goodnet' else 'Network'} {shown_name(row.name)}: "
+            f"{shown_name(row.path, limit=120)}."
+            for row in evaluate.networks
+        ]
+    if repair is not None:
+        said.append(
+            f"It was repaired by {shown_name(repair.method)}: the repaired network is "
+            f"{shown_name(repair.network, limit=120)}, the GoodNet "
+            f"{shown_name(repair.goodnet, limit=120)}. "
+            f"{grouped(repair.held_out)} clean images were held out to judge it by."
+        )
+    if prune is not None:
+        valid = prune.curve[0].valid_accuracy.n if prune.curve else 0
+        said.append(
+            f"The {grouped(prune.channels)} channels of layer {shown_name(prune.layer)} were "
+            f"pruned one by one, in order of {shown_name(prune.prune_order)} mean activation; "
+            f"accuracy was counted on {grouped(valid)} clean validation images."
+        )
+    if evaluate is not None and evaluate.networks:
+        sets = list(
+            dict.fromkeys(
+                f"{shown_name(row.name)} ({grouped(row.flagged.n)})"
+                for network in evaluate.networks
+                for row in network.poisoned
+            )
+        )
+        clean = max(network.clean_accuracy.n for network in evaluate.networks)
+        said.append(
+            f"Test data: {grouped(clean)} clean inputs"
+            + (f"; poisoned sets, with their inputs: {', '.join(sets)}." if sets else ".")
+        )
+    return said
+
+
+def _not_measured(
+    prune: PruneResult | None, repair: RepairResult | None, evaluate: EvaluateResult | None
+) -> list[str]:
+    """Sentences on what this page cannot say."""
+    missing = []
+    in_curve = prune is not None and bool(poisoned_names(prune))
+    in_test = evaluate is not None and any(row.poisoned for row in evaluate.networks)
+    if not in_curve and not in_test:
+        missing.append(NO_POISONED)
+    if evaluate is None:
+        beyond = " beyond the prune curve" if in_curve else ""
+        missing.append(f"No network was evaluated on test data{beyond}.")
+    elif repair is not None and roles(evaluate, repair) is None:
+        missing.append(
+            "The test measurements name no network as the one before or after this repair, so "
+            "the two are not set side by side."
+        )
+    if repair is None:
+        missing.append("No repair is part of these results.")
+    if in_test and evaluate is not None:
+        missing += [
+            f"The true labels of {name} are not known, so no recovered accuracy."
+            for name in dict.fromkeys(
+                shown_name(row.name)
+                for network in evaluate.networks
+                for row in network.poisoned
+                if row.recovered_accuracy is None
+            )
+        ]
+    return missing
+
+
+def _columns(
+    evaluate: EvaluateResult | None, repair: RepairResult | None
+) -> list[tuple[str, str, str]]:
+    """For each network: its part in the repair, its name, its path."""
+    if evaluate is None:
+        return []
+    parts = roles(evaluate, repair)
+
+    def part(row: NetworkRow) -> str:
+        if parts is not None and row == parts.before:
+            return "handed in"
+        if parts is not None and row == parts.after:
+            return "repaired"
+        return "GoodNet" if row.kind == "goodnet" else "network"
+
+    return [(part(row), row.name, row.path) for row in evaluate.networks]
+
+
+def _measures(evaluate: EvaluateResult | None) -> list[tuple[str, str, list[_Cell]]]:
+    """Rows of the main table: measure, poisoned set (or nothing), a cell for each network."""
+    if evaluate is None:
+        return []
+    networks = evaluate.networks
+    not_flagging = _Cell("–")
+    rows = [
+        ("Clean accuracy", "", [_cell(row.clean_accuracy) for row in networks]),
+        (
+            "False alarms",
+            "",
+            [
+                _cell(row.false_alarm_rate) if row.kind == "goodnet" else not_flagging
+                for row in networks
+            ],
+        ),
+    ]
+    names = dict.fromkeys(each.name for row in networks for each in row.poisoned)
+    for name in names:
+        found = [
+            next((each for each in row.poisoned if each.name == name), None) for row in networks
+        ]
+        rows += [
+            (
+                "Attack success",
+                name,
+                [_cell(each.attack_success_rate if each else None) for each in found],
+            ),
+            (
+                "Flagged",
+                name,
+                [
+                    not_flagging if row.kind != "goodnet" else _cell(each.flagged if each else None)
+                    for row, each in zip(networks, found, strict=True)
+                ],
+            ),
+            (
+                "Recovered",
+                name,
+                [_cell(each.recovered_accuracy if each else None) for each in found],
+            ),
+        ]
+    return rows
+
+
+def _thresholds(prune: PruneResult | None) -> list[dict[str, Any]]:
+    if prune is None:
+        return []
+    rows = {row.channels_pruned: row for row in prune.curve}
+    shown = []
+    for threshold in prune.thresholds:
+        row = rows.get(threshold.channels_pruned)
+        rates = (row.attack_success_rate or {}) if row else {}
+        shown.append(
+            {
+                "drop": points(threshold.drop),
+                "rule": threshold.rule,
+                "pruned": f"{threshold.channels_pruned} of {prune.channels}",
+                "valid": _cell(row.valid_accuracy if row else None),
+                "clean": _cell(row.clean_accuracy if row else None),
+                "attack": [_cell(rates.get(name)) for name in poisoned_names(prune)],
+                "network": threshold.network,
+            }
+        )
+    return shown
+
+
+def _repair_rates(repair: RepairResult | None) -> list[tuple[str, _Cell]]:
+    if repair is None:
+        return []
+    return [
+        ("Validation accuracy before", _cell(repair.valid_accuracy_before)),
+        ("Validation accuracy after", _cell(repair.valid_accuracy_after)),
+        ("False alarms of the GoodNet", _cell(repair.false_alarm_rate)),
+    ]
+
+
+def _manifest_groups(manifest: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """The manifest by its top-level keys, single values first: for each, rows of (what, value)."""
+    groups = [
+        (str(key), [(" › ".join(where), text) for where, text in _leaves(value)])
+        for key, value in manifest.items()
+    ]
+    return sorted(groups, key=lambda group: any(where for where, _ in group[1]))
+
+
+def _leaves(value: Any, where: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from _leaves(inner, (*where, shown_name(str(key), limit=120)))
+    elif isinstance(value, (list, tuple)) and any(
+        isinstance(inner, (Mapping, list, tuple)) for inner in value
+    ):
+        for place, inner in enumerate(value):
+            yield from _leaves(inner, (*where, str(place)))
+    elif isinstance(value, (list, tuple)):
+        yield where, shown_name(", ".join(map(str, value)) or "none", limit=2000)
+    else:
+        yield where, shown_name("none" if value in (None, {}) else str(value), limit=2000)
+
+
+def _inline_figure(name: str, text: str) -> _Figure:
+    """The figure `name`, fit to stand in the page: names of its own, the page's colours.
+
+    Raises:
+        DataError: `text` is no SVG, or holds what could run or load something.
+    """
+    body = re.sub(r"<\?xml.*?\?>|<!DOCTYPE[^>\[]*>|<!--.*?-->", "", text, flags=re.DOTALL)
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL).strip()
+    if problem := _unfit(body):
+        raise DataError(f"figure {shown_name(name)}", problem, "draw it again with goodnet")
+    own = "figure-" + re.sub(r"[^a-z0-9]+", "-", name.lower())
+    body = re.sub(r'(?<=\sid=")', f"{own}-", body)
+    body = re.sub(r'(?<=href="#)|(?<=url\(#)', f"{own}-", body)
+    body = body.replace("*{", f".{own} *{{")
+    for colour in palette.ALL:
+        body = body.replace(colour.light, f"var({colour.variable})")
+    caption = _CAPTIONS.get(name, shown_name(name))
+    body = body.replace("<svg ", f'<svg class="{own}" aria-label="{Markup.escape(caption)}" ', 1)
+    return _Figure(own, caption, Markup(body))  # noqa: S704 - checked by `_unfit`
+
+
+def _unfit(body: str) -> str:
+    """Why `body` may not stand in the page; empty if it may.
+
+    The page forbids scripts and loading altogether; this keeps them out of the file as well.
+    """
+    if "<!" in body or "<?" in body:
+        return "holds a declaration, a processing instruction or a CDATA section"
+    try:
+        root = ElementTree.fromstring(body)  # noqa: S314 - no declarations, so no entities
+    except ElementTree.ParseError as error:
+        return f"is no SVG ({error})"
+    if root.tag != f"{{{_SVG_SPACE}}}svg":
+        return "is no SVG"
+    return next((problem for element in root.iter() if (problem := _unfit_element(element))), "")
+
+
+def _unfit_element(element: ElementTree.Element) -> str:
+    space, _, tag = str(element.tag).rpartition("}")
+    if space != f"{{{_SVG_SPACE}" or tag not in _SVG_ELEMENTS:
+        return f"holds an element <{shown_name(tag)}>"
+    values = {key.rpartition("}")[2].lower(): value for key, value in element.attrib.items()}
+    for key, value in values.items():
+        if key.startswith("on") or (key == "href" and not value.startswith("#")):
+            return f"holds an attribute {shown_name(key)} that could run or load something"
+    style = element.text or "" if tag == "style" else ""
+    if any(_LOADING_STYLE.search(css) for css in (*values.values(), style)):
+        return "holds a style that could load something"
+    return ""

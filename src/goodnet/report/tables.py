@@ -1,0 +1,206 @@
+"""Results as rich tables for the terminal, legible at 80 columns.
+
+Every cell is plain text: a name from an untrusted file can neither colour the terminal nor
+move its cursor. A rate stands over its count and its 95 % interval, all in percent.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from goodnet.report.wording import count, grouped, interval, percent, poisoned_names, shown_name
+from goodnet.results import (
+    EvaluateResult,
+    InspectResult,
+    PredictResult,
+    PruneResult,
+    Rate,
+    RepairResult,
+)
+
+_NONE = "–"
+
+
+def evaluate_table(result: EvaluateResult) -> Table:
+    """A row for each network and poisoned set, with the five rates that `evaluate` measures.
+
+    A plain network flags nothing, so its false alarms and flagged cells hold a dash.
+    """
+    measured = any(row.poisoned for row in result.networks)
+    table = _table("clean and poisoned test sets")
+    _name_column(table, "network")
+    _rate_columns(table, "clean accuracy", "false alarms")
+    if measured:
+        _name_column(table, "poisoned set")
+        _rate_columns(table, "attack success", "flagged", "recovered")
+    else:
+        table.caption = "attack success was not measured: no poisoned data was given"
+    for network in result.networks:
+        own = [
+            _name(network.name),
+            _stacked(network.clean_accuracy),
+            _stacked(network.false_alarm_rate) if network.kind == "goodnet" else Text(_NONE),
+        ]
+        if not measured:
+            table.add_row(*own)
+            continue
+        for poisoned in network.poisoned:
+            table.add_row(
+                *own,
+                _name(poisoned.name),
+                _stacked(poisoned.attack_success_rate),
+                _stacked(poisoned.flagged) if network.kind == "goodnet" else Text(_NONE),
+                _stacked(poisoned.recovered_accuracy),
+            )
+            own = [Text(), Text(), Text()]
+        if not network.poisoned:
+            table.add_row(*own, *(Text(_NONE) for _ in range(4)))
+        table.add_section()
+    return table
+
+
+def thresholds_table(result: PruneResult) -> Table:
+    """A row for each drop, rule and poisoned set: channels pruned, and that network's rates."""
+    rows = {row.channels_pruned: row for row in result.curve}
+    chosen = [(threshold, rows.get(threshold.channels_pruned)) for threshold in result.thresholds]
+    table = _table(
+        f"layer {shown_name(result.layer)}, {result.channels} channels; "
+        "drop in points of validation accuracy"
+    )
+    table.add_column("drop", justify="right", no_wrap=True)
+    table.add_column("rule", no_wrap=True)
+    table.add_column("pruned", justify="right", no_wrap=True)
+    _rate_columns(table, "validation accuracy")
+    clean = any(row.clean_accuracy for row in result.curve)
+    if clean:
+        _rate_columns(table, "clean accuracy")
+    names = poisoned_names(result)
+    if names:
+        _name_column(table, "poisoned set")
+        _rate_columns(table, "attack success")
+    else:
+        table.caption = "attack success was not measured: no poisoned data was given"
+    for threshold, row in chosen:
+        own = [
+            Text(f"{threshold.drop:g}"),
+            Text(threshold.rule),
+            Text(f"{threshold.channels_pruned}/{result.channels}"),
+            _stacked(row.valid_accuracy if row else None),
+        ]
+        if clean:
+            own.append(_stacked(row.clean_accuracy if row else None))
+        for name in names or [""]:
+            attack = (row.attack_success_rate or {}).get(name) if row else None
+            table.add_row(*own, *([_name(name), _stacked(attack)] if names else []))
+            own = [Text() for _ in own]
+        table.add_section()
+    return table
+
+
+def repair_table(result: RepairResult) -> Table:
+    """What the defense did and measured on held-out clean data, a row for each fact."""
+    table = _table("repair, judged by held-out clean data alone")
+    table.add_column("", overflow="fold")
+    table.add_column("", justify="right", overflow="fold")
+    table.add_column("count", justify="right", no_wrap=True)
+    table.add_column("95 % interval", justify="right", no_wrap=True)
+    table.add_row(Text("method"), _name(result.method))
+    if result.layer is not None:
+        table.add_row(Text("layer pruned"), _name(result.layer))
+        table.add_row(Text("channels pruned"), Text(grouped(result.channels_pruned)))
+    for label, rate in (
+        ("validation accuracy before", result.valid_accuracy_before),
+        ("validation accuracy after", result.valid_accuracy_after),
+        ("false alarms of the GoodNet", result.false_alarm_rate),
+        *((f"zero weights in {shown_name(row.layer)}", row.sparsity) for row in result.sparsity),
+    ):
+        table.add_row(Text(label), Text(percent(rate)), Text(count(rate)), Text(_interval(rate)))
+    table.add_row(Text("GoodNet threshold"), Text(f"{result.goodnet_threshold:.4g}"))
+    table.add_row(Text("epochs"), Text(str(len(result.epochs))))
+    table.add_row(Text("stopped because"), _name(result.stopped, limit=200))
+    table.add_row(Text("seconds"), Text(f"{result.seconds:.1f}"))
+    return table
+
+
+def inspect_table(result: InspectResult) -> Table:
+    """A row for each layer, in the file's order; the layer to prune is marked."""
+    table = _table(f"{shown_name(PurePath(result.path).name)}: {len(result.layers)} layers")
+    _name_column(table, "layer")
+    _name_column(table, "kind")
+    table.add_column("output", justify="right", no_wrap=True)
+    table.add_column("parameters", justify="right", no_wrap=True)
+    _name_column(table, "inputs")
+    for row in result.layers:
+        name = _name(row.name)
+        if row.name == result.prune_layer:
+            name = Text.assemble(name, Text(" ← prune"), style="bold")
+        table.add_row(
+            name,
+            _name(row.kind),
+            Text("×".join(map(str, row.shape)) or _NONE),
+            Text(grouped(row.parameters)),
+            Text(", ".join(shown_name(source) for source in row.inputs) or _NONE),
+        )
+    if result.prune_layer is None:
+        table.caption = "no layer was found that every path to the output runs through"
+    return table
+
+
+def predict_table(result: PredictResult) -> Table:
+    """A row for each image: its label, or that it is backdoored."""
+    table = _table(f"answers of {shown_name(PurePath(result.network).name)}")
+    _name_column(table, "image")
+    table.add_column("answer", overflow="fold")
+    table.add_column("class", justify="right", no_wrap=True)
+    table.add_column("score", justify="right", no_wrap=True)
+    for row in result.predictions:
+        answer = "backdoored" if row.backdoored else f"label {row.label}"
+        table.add_row(
+            _name(row.path, limit=200),
+            Text(answer, style="bold" if row.backdoored else ""),
+            Text(str(row.class_index)),
+            Text(f"{row.score:.3f}"),
+        )
+    return table
+
+
+def _table(title: str) -> Table:
+    return Table(
+        title=Text(title),
+        title_justify="left",
+        caption_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+
+
+def _name_column(table: Table, header: str) -> None:
+    table.add_column(header, overflow="fold", min_width=min(len(header), 8))
+
+
+def _rate_columns(table: Table, *headers: str) -> None:
+    """Columns whose cells are never cut: a count without its n would be another number."""
+    for header in headers:
+        table.add_column(header.replace(" ", "\n"), justify="right", no_wrap=True)
+
+
+def _name(name: str, *, limit: int = 60) -> Text:
+    return Text(shown_name(name, limit=limit))
+
+
+def _stacked(rate: Rate | None) -> Text:
+    """Percent over count over interval."""
+    if rate is None or rate.n == 0:
+        return Text(_NONE)
+    return Text.assemble(percent(rate), "\n", count(rate), "\n", (_interval(rate), "dim"))
+
+
+def _interval(rate: Rate) -> str:
+    return interval(rate) or _NONE
