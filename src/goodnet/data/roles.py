@@ -1,8 +1,9 @@
 """What a set of images may be used for.
 
-A defense takes `CleanData` and nothing else; triggers and test sets reach
-`evaluate` alone, and an attacker trains on `TrainingData`. The roles are separate final classes, so a type checker
-finds a poisoned set handed to a defense, and `require_clean` finds it at run time.
+A defense takes `CleanData` and nothing else; triggers and test sets reach `evaluate`
+alone, and an attacker trains on `TrainingData`. The roles are separate final classes, so
+a type checker finds a poisoned set handed to a defense, and `require_clean` finds it at
+run time.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ class Batches(Protocol):
 
     def __len__(self) -> int: ...
 
-    def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]: ...
+    def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Network inputs and class indices of at most `batch_size` images at a time."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +44,8 @@ class PreparedImages:
 
     def __post_init__(self) -> None:
         if self.images.size != self.specification.size:
-            shown = ["x".join(map(str, size)) for size in (self.images.size, self.specification.size)]
+            sizes = (self.images.size, self.specification.size)
+            shown = ["x".join(map(str, size)) for size in sizes]
             raise DataError(
                 self.images.source,
                 f"has images of {shown[0]} but the network takes {shown[1]}",
@@ -78,9 +82,7 @@ class PreparedImages:
 class CleanData(PreparedImages):
     """D_valid: clean labelled images, all that a defense may see."""
 
-    def split(
-        self, held_out: float, *, generator: torch.Generator
-    ) -> tuple[CleanData, CleanData]:
+    def split(self, held_out: float, *, generator: torch.Generator) -> tuple[CleanData, CleanData]:
         """A tuning part and a held-out part, disjoint.
 
         Where the images have groups, no group is on both sides: frames of one sign in
