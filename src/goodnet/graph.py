@@ -66,7 +66,8 @@ def module_of(network: fx.GraphModule, node: fx.Node) -> nn.Module | None:
 
 def input_node(network: fx.GraphModule) -> fx.Node:
     """The node that takes the images."""
-    return next(node for node in network.graph.nodes if node.op == "placeholder")
+    node: fx.Node = next(node for node in network.graph.nodes if node.op == "placeholder")
+    return node
 
 
 def output_node(network: fx.GraphModule) -> fx.Node:
@@ -85,7 +86,7 @@ def layer_node(network: fx.GraphModule, layer: str) -> fx.Node:
     Raises:
         LayerNotFoundError: No such layer; lists near names.
     """
-    nodes = [
+    nodes: list[fx.Node] = [
         node
         for node in network.graph.nodes
         if node.op not in ("output", "get_attr") and layer_of(node) == layer
@@ -179,7 +180,7 @@ def _kind(network: fx.GraphModule, nodes: list[fx.Node]) -> str:
 
 def dominators(network: fx.GraphModule) -> list[fx.Node]:
     """The nodes through which every path from the input to the output runs, in order."""
-    flow = nx.DiGraph()
+    flow: Any = nx.DiGraph()
     for node in network.graph.nodes:
         flow.add_edges_from((source, node) for source in node.all_input_nodes)
     start, node = input_node(network), output_node(network)
@@ -255,7 +256,8 @@ def cut(network: fx.GraphModule, layer: str) -> Cut:
 def part_upto(network: fx.GraphModule, node: fx.Node) -> fx.GraphModule:
     """The part of the network that computes `node`, sharing its modules."""
     needed = _ancestors(node)
-    graph, copied = fx.Graph(), {}
+    graph = fx.Graph()
+    copied: dict[fx.Node, fx.Node] = {}
     for old in network.graph.nodes:
         if old in needed:
             copied[old] = graph.node_copy(old, copied.__getitem__)
@@ -291,9 +293,7 @@ def without_softmax(network: fx.GraphModule) -> fx.GraphModule:
 
 
 @torch.no_grad()
-def feature_channels(
-    head: fx.GraphModule, upto: fx.Node, shape: tuple[int, ...]
-) -> Tensor | None:
+def feature_channels(head: fx.GraphModule, upto: fx.Node, shape: tuple[int, ...]) -> Tensor | None:
     """Which channel of the head's input each feature of node `upto` comes from.
 
     Found by sending the channel numbers themselves through the nodes in between, so
@@ -310,7 +310,7 @@ def feature_channels(
     """
     numbers = torch.arange(1.0, shape[0] + 1, dtype=torch.float64)
     numbers = numbers.view(1, -1, *([1] * (len(shape) - 1))).expand(1, *shape)
-    result = part_upto(head, upto)(numbers)[0]
+    result: Tensor = part_upto(head, upto)(numbers)[0]
     whole = result.round()
     if not torch.allclose(result, whole) or whole.min() < 1 or whole.max() > shape[0]:
         return None

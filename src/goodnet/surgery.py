@@ -130,9 +130,7 @@ def _mask_node(network: fx.GraphModule, layer: str, channels: Tensor) -> fx.Grap
     return network
 
 
-def _insert_behind(
-    network: fx.GraphModule, node: fx.Node, name: str, module: nn.Module
-) -> fx.Node:
+def _insert_behind(network: fx.GraphModule, node: fx.Node, name: str, module: nn.Module) -> fx.Node:
     name = name.replace(".", "_")
     taken, number = name, 2
     while hasattr(network, name):
@@ -159,8 +157,9 @@ def _mask_module(network: nn.Module, layer: str, channels: Tensor) -> nn.Module:
 def remove_channels(
     network: nn.Module, layer: str, channels: Tensor, size: tuple[int, int, int]
 ) -> fx.GraphModule:
-    """A new, smaller network without `channels` of `layer`, giving the same answers as
-    one in which they are zero.
+    """A new, smaller network without `channels` of `layer`.
+
+    It gives the same answers as one in which they are zero, up to rounding.
 
     Args:
         network: Left bit-identical.

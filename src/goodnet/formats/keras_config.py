@@ -48,7 +48,21 @@ KNOWN_LAYERS: dict[str, tuple[str, ...]] = {
     "ZeroPadding2D": ("padding", "data_format"),
 }
 KNOWN_ACTIVATIONS = frozenset(
-    "linear relu softmax sigmoid tanh elu selu gelu silu swish leaky_relu relu6 softplus".split()
+    [
+        "linear",
+        "relu",
+        "softmax",
+        "sigmoid",
+        "tanh",
+        "elu",
+        "selu",
+        "gelu",
+        "silu",
+        "swish",
+        "leaky_relu",
+        "relu6",
+        "softplus",
+    ]
 )
 # What Keras 2 called some of them.
 _OLD_SETTINGS = {"batch_input_shape": "batch_shape", "alpha": "negative_slope"}
@@ -190,9 +204,7 @@ def _plain(value: Any, where: str, path: Path) -> Any:
     )
 
 
-def _sequential(
-    layers: list[KerasLayer], entries: list[dict[str, Any]], path: Path
-) -> KerasGraph:
+def _sequential(layers: list[KerasLayer], entries: list[dict[str, Any]], path: Path) -> KerasGraph:
     if layers and layers[0].kind != "InputLayer":
         first = entries[0]["config"]
         shape = first.get("batch_shape") or first.get("batch_input_shape")

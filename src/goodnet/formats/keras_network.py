@@ -286,9 +286,7 @@ def _convolution(
     return [*steps, ("", convolution)]
 
 
-def _pooling(
-    layer: KerasLayer, shape: tuple[int, ...], last: bool
-) -> list[tuple[str, nn.Module]]:
+def _pooling(layer: KerasLayer, shape: tuple[int, ...], last: bool) -> list[tuple[str, nn.Module]]:
     settings = layer.settings
     window = _pair(settings["pool_size"])
     stride = _pair(settings.get("strides") or window)

@@ -25,9 +25,7 @@ class SmallCNN(nn.Module):
         blocks: OrderedDict[str, nn.Module] = OrderedDict()
         channels = size[0]
         for block, factor in enumerate((1, 2, 4), start=1):
-            blocks[f"conv_{block}"] = nn.Conv2d(
-                channels, factor * width, 3, padding=1, bias=False
-            )
+            blocks[f"conv_{block}"] = nn.Conv2d(channels, factor * width, 3, padding=1, bias=False)
             blocks[f"norm_{block}"] = nn.BatchNorm2d(factor * width)
             blocks[f"relu_{block}"] = nn.ReLU()
             blocks[f"pool_{block}"] = nn.MaxPool2d(2)

@@ -1,0 +1,5 @@
+"""`python -m goodnet`."""
+
+from goodnet.cli import run
+
+run()

@@ -1,0 +1,71 @@
+"""`goodnet COMMAND …`: parse, call the library, print."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import NoReturn
+
+from goodnet.cli import demo, evaluate, inspect, predict, prune, repair, report
+from goodnet.cli.exit_codes import BAD_INPUT, DONE, INTERRUPTED
+from goodnet.errors import GoodnetError
+
+COMMANDS = (demo, inspect, prune, repair, evaluate, predict, report)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaint is one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_INPUT, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    top = _Parser(
+        prog="goodnet",
+        description="Turns a backdoored network into a repaired one, with evidence.",
+    )
+    top.add_argument("--version", action="version", version=version("goodnet"))
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        name = command.__name__.rpartition(".")[2]
+        added = commands.add_parser(name, help=command.HELP, description=command.HELP)
+        command.add_arguments(added)
+        added.set_defaults(run=command.run)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and give its exit code; what a user caused is told in one line."""
+    options = parser().parse_args(arguments)
+    try:
+        code: int = options.run(options)
+    except GoodnetError as error:
+        line = " ".join(str(error).split())
+        print(f"goodnet {options.command}: {line}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"goodnet {options.command}: interrupted, nothing was written", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(
+            f"goodnet {options.command}: {where}{error.strerror or error}; "
+            "check the path, its permissions and the space left",
+            file=sys.stderr,
+        )
+        return BAD_INPUT
+    return code
+
+
+def run() -> NoReturn:
+    """The console script."""
+    sys.exit(main())

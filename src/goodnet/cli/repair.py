@@ -1,0 +1,243 @@
+"""`goodnet repair MODEL --valid V`: a repaired network, a GoodNet, and the evidence."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from goodnet.activations import PruneOrder
+from goodnet.cli.exit_codes import DONE
+from goodnet.cli.options import (
+    Bench,
+    add_common,
+    add_input,
+    add_sets,
+    console_of,
+    inputs_of,
+    open_bench,
+    out_of,
+    print_result,
+    progress_bars,
+    settings_of,
+)
+from goodnet.cli.pages import write_pages
+from goodnet.cli.prune import write_thresholds
+from goodnet.curve import PruneSettings, prune_curve
+from goodnet.defenses import DEFENSES, DefenseSettings
+from goodnet.errors import SettingsError
+from goodnet.evaluate import evaluate_network
+from goodnet.formats import read_model, write_goodnet, write_model
+from goodnet.repair import repair
+from goodnet.report.tables import evaluate_table, repair_table
+from goodnet.results import EvaluateResult, NetworkRow, PruneResult, RepairResult
+from goodnet.runs import RunFolder, make_manifest, run_folder, write_result
+from goodnet.training import Augmentation, TrainingSettings
+
+HELP = "repair a network with clean data alone, and make its GoodNet"
+SETTINGS = [
+    "method",
+    "layer",
+    "drop",
+    "order",
+    "held_out",
+    "epochs",
+    "batch_size",
+    "learning_rate",
+    "augment",
+    "false_alarms",
+]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.add_argument("model", type=Path, metavar="MODEL")
+    parser.add_argument("--valid", type=Path, required=True, metavar="V", help="clean images")
+    parser.add_argument("--method", choices=DEFENSES, default="fine-prune")
+    add_sets(parser)
+    add_settings(parser)
+    add_input(parser)
+    add_common(parser)
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """The settings of the defenses; each reads those it has a use for."""
+    defense, training = DefenseSettings(), TrainingSettings()
+    group = parser.add_argument_group("method settings")
+    group.add_argument("--layer", metavar="L", help="layer to prune; default: found")
+    group.add_argument("--order", choices=get_args(PruneOrder), default=defense.order)
+    group.add_argument(
+        "--drop",
+        type=float,
+        default=defense.drop,
+        metavar="X",
+        help="points of held-out accuracy that pruning may cost; default: %(default)g",
+    )
+    group.add_argument(
+        "--held-out",
+        type=float,
+        default=defense.held_out,
+        metavar="SHARE",
+        help="share of the clean images that decide and are not tuned on; default: %(default)g",
+    )
+    group.add_argument("--epochs", type=int, default=training.epochs, help="default: %(default)s")
+    group.add_argument(
+        "--batch-size", type=int, default=training.batch_size, help="default: %(default)s"
+    )
+    group.add_argument(
+        "--learning-rate", type=float, default=training.learning_rate, help="default: %(default)g"
+    )
+    group.add_argument(
+        "--augment", action="store_true", help="shift, turn, scale and light the images"
+    )
+    group.add_argument(
+        "--false-alarms",
+        type=float,
+        metavar="SHARE",
+        help="calibrate the GoodNet to this share of false alarms on held-out clean images",
+    )
+
+
+def defense_settings(options: argparse.Namespace) -> DefenseSettings:
+    """The options as the settings of a defense."""
+    return DefenseSettings(
+        layer=options.layer,
+        drop=options.drop,
+        order=options.order,
+        held_out=options.held_out,
+        training=TrainingSettings(
+            epochs=options.epochs,
+            batch_size=options.batch_size,
+            learning_rate=options.learning_rate,
+            augmentation=Augmentation() if options.augment else None,
+        ),
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Repair one network."""
+    if options.poisoned and options.test is None:
+        raise SettingsError("--poisoned", options.poisoned, "give clean --test images beside it")
+    console = console_of(options)
+    bench = open_bench(options, console)
+    manifest = make_manifest(
+        "repair",
+        seed=options.seed,
+        settings=settings_of(options, SETTINGS, bench),
+        inputs=inputs_of(options),
+    )
+    with run_folder(out_of(options, f"repair-{options.method}"), manifest) as run_:
+        result = repair_into(
+            run_,
+            bench,
+            method=options.method,
+            settings=defense_settings(options),
+            false_alarms=options.false_alarms,
+            seed=options.seed,
+            console=console,
+        )
+        write_result(run_, result)
+        write_pages(run_.folder, run_.manifest, result, title=f"Repair of {options.model.name}")
+    console.print(f"report: {run_.final_path('report.html')}")
+    shown = () if result.evaluate is None else (evaluate_table(result.evaluate),)
+    print_result(options, result, repair_table(result), *shown)
+    return DONE
+
+
+def repair_into(
+    run_: RunFolder,
+    bench: Bench,
+    *,
+    method: str,
+    settings: DefenseSettings,
+    false_alarms: float | None,
+    seed: int,
+    console: Console,
+    show_thresholds: bool = False,
+) -> RepairResult:
+    """Repair the bench's network, write B′ and G into the run, then measure.
+
+    Test and poisoned sets are read only after everything is decided.
+
+    With `show_thresholds` the networks pruned at each drop are written and measured too.
+    """
+    assert bench.valid is not None
+    model = bench.model
+    with progress_bars(console) as progress:
+        repaired, goodnet, result = repair(
+            model.network,
+            bench.valid,
+            classes=model.classes,
+            method=method,
+            settings=settings,
+            generator=torch.Generator().manual_seed(seed),
+            false_alarms=false_alarms,
+            progress=progress,
+        )
+    network_path = write_model(model, repaired.network, run_.folder / "repaired")
+    goodnet_path = write_goodnet(model, goodnet, run_.folder / "goodnet")
+    result = replace(
+        result,
+        network=run_.final_path(network_path.name),
+        goodnet=run_.final_path(goodnet_path.name),
+    )
+    run_.manifest["split"] = {
+        "held_out": result.held_out,
+        "tuned_on": len(bench.valid) - result.held_out,
+        "by": "image" if bench.valid.images.groups is None else "group",
+    }
+    thresholds: dict[str, tuple[nn.Module, str]] = {}
+    if repaired.layer is not None:
+        curve, order = prune_curve(
+            model.network,
+            bench.valid,
+            PruneSettings(repaired.layer, settings.order),
+            test=bench.test,
+            poisoned=bench.poisoned,
+        )
+        if show_thresholds:
+            curve = write_thresholds(run_, bench, curve, order)
+            thresholds = pruned_networks(run_, curve)
+        result = replace(result, prune=curve)
+    if bench.test is None:
+        return result
+    evaluated = {
+        "B": (model.network, str(model.path)),
+        **thresholds,
+        f"B′ {method}": (repaired.network, result.network),
+        "G": (goodnet, result.goodnet),
+    }
+    rows = tuple(
+        evaluate_row(name, network, path, bench) for name, (network, path) in evaluated.items()
+    )
+    return replace(result, evaluate=EvaluateResult(rows))
+
+
+def pruned_networks(run_: RunFolder, curve: PruneResult) -> dict[str, tuple[nn.Module, str]]:
+    """The networks at each drop, read back from the files just written."""
+    return {
+        f"B′ drop {row.drop:g}": (
+            read_model(run_.folder / Path(row.network).name).network,
+            row.network,
+        )
+        for row in curve.thresholds
+        if row.rule == "at-least" and row.network is not None
+    }
+
+
+def evaluate_row(name: str, network: nn.Module, path: str, bench: Bench) -> NetworkRow:
+    """What one network answers to the bench's sets."""
+    assert bench.test is not None
+    return evaluate_network(
+        network,
+        bench.test,
+        bench.poisoned,
+        classes=bench.model.classes,
+        name=name,
+        path=path,
+    )
