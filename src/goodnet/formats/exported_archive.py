@@ -318,6 +318,8 @@ def _checked_members(infos: list[zipfile.ZipInfo], byte_count: int) -> dict[str,
             raise UnsafeError(f"member {shown(info.orig_filename)} has a name with a hidden part")
         if info.flag_bits & 0x1:
             raise UnsafeError(f"member {shown(name)} is encrypted", SAVE_AGAIN)
+        if not 0 <= info.header_offset < byte_count:
+            raise MalformedError(f"member {shown(name)} lies outside the file")
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise MalformedError(f"member {shown(name)} is compressed in an unknown way")
         if info.file_size > max(info.compress_size, 1) * _RATIO_LIMIT:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,7 +18,7 @@ FREE_BATCH = (
     "export it again with a free batch size: torch.export.export(network, (images,), "
     'dynamic_shapes=({0: torch.export.Dim("batch")},))'
 )
-_BYTES_LIMIT = 2**32
+_BYTES_LIMIT = 2**30
 _VIEWS = (
     torch.ops.aten.view.default,
     torch.ops.aten.reshape.default,
@@ -44,40 +47,59 @@ class _ShapeRunner(fx.Interpreter):
         return result
 
 
-def check_runs(
-    network: fx.GraphModule, input_shape: tuple[int, ...], remedy: str
-) -> dict[fx.Node, list[tuple[int, ...]]]:
+Shapes = dict[fx.Node, list[tuple[int, ...]]]
+
+
+def check_runs(network: fx.GraphModule, input_shape: tuple[int, ...], remedy: str) -> Shapes:
     """Shape of each node's tensor for one, two and three images.
 
     Raises:
         MalformedError: The network does not run on them, does not answer for each, or
             would need absurd amounts of memory.
     """
-    shapes: dict[fx.Node, list[tuple[int, ...]]] = {}
+    shapes: Shapes = {}
     for batch in (1, 2, 3):
-        runner = _ShapeRunner(network)
-        try:
-            with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-                result = runner.run(torch.zeros(batch, *input_shape))
-        except MalformedError:
-            raise
-        except Exception as error:
-            # Whatever torch raises for arguments that fit nothing.
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise MalformedError(
-                f"layer {shown(runner.current)} does not run on {batch} image(s): "
-                f"{shown(lines[0])}",
-                remedy,
-            ) from error
-        for answer in result if isinstance(result, tuple) else (result,):
-            if not isinstance(answer, Tensor) or answer.shape[:1] != (batch,):
-                raise MalformedError(f"does not give {batch} answer(s) to {batch} image(s)", remedy)
+        with _without_log(), FakeTensorMode(allow_non_fake_inputs=True):
+            runner = _run(network, torch.zeros(batch, *input_shape), remedy)
         for node, shape in runner.shapes.items():
             shapes.setdefault(node, []).append(shape)
+    # In earnest, for what shapes do not show, such as an index out of range.
+    _run(network, torch.zeros(1, *input_shape), remedy)
     return shapes
 
 
-def flatten_views(network: fx.GraphModule, shapes: dict[fx.Node, list[tuple[int, ...]]]) -> None:
+@contextmanager
+def _without_log() -> Iterator[None]:
+    """Keep torch from logging a traceback of each layer that does not fit."""
+    log = logging.getLogger(FakeTensorMode.__module__)
+    was_disabled, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = was_disabled
+
+
+@torch.no_grad()
+def _run(network: fx.GraphModule, images: Tensor, remedy: str) -> _ShapeRunner:
+    runner = _ShapeRunner(network)
+    batch = len(images)
+    try:
+        answers = _answers(runner.run(images))
+    except MalformedError:
+        raise
+    except Exception as error:
+        # Whatever torch raises for arguments that fit nothing.
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise MalformedError(
+            f"layer {shown(runner.current)} does not run on {batch} image(s): {shown(lines[0])}",
+            remedy,
+        ) from error
+    if not all(isinstance(one, Tensor) and one.shape[:1] == (batch,) for one in answers):
+        raise MalformedError(f"does not give {batch} answer(s) to {batch} image(s)", remedy)
+    return runner
+
+
+def flatten_views(network: fx.GraphModule, shapes: Shapes) -> None:
     """Turn views that keep the batch and join all the rest into `nn.Flatten` layers.
 
     That is what `x.view(x.size(0), -1)` becomes. `shapes` are those of `check_runs`.
@@ -87,9 +109,11 @@ def flatten_views(network: fx.GraphModule, shapes: dict[fx.Node, list[tuple[int,
         if node.target not in _VIEWS or not isinstance(source, fx.Node):
             continue
         before, after = shapes.get(source, []), shapes.get(node, [])
-        joins = all(len(shape) > 2 for shape in before) and after == [
-            (shape[0], math.prod(shape[1:])) for shape in before
-        ]
+        joins = (
+            bool(before)
+            and all(len(shape) > 2 for shape in before)
+            and after == [(shape[0], math.prod(shape[1:])) for shape in before]
+        )
         layer = node.meta["layer"]
         is_free = "." not in layer and not hasattr(network, layer)
         name = layer if is_free else f"{node.name}_flatten"

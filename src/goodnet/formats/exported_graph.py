@@ -189,7 +189,7 @@ class _Builder:
         plain = all(isinstance(one, Reference) or type(one) is int for one in values)
         arity = 1 if operation.target.endswith(".neg") else 2
         if len(values) != arity or not plain or len(operation.outputs) != 1:
-            raise MalformedError(f"{operation.target} does not make one size of {arity}")
+            raise MalformedError(f"{operation.target} does not take {arity} size(s) and give one")
         node = self._graph.create_node(
             "call_function",
             SIZE_OPERATIONS[operation.target],

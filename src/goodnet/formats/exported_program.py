@@ -316,7 +316,7 @@ def _value(tag: str, item: Any, target: str) -> Any:  # noqa: PLR0911, PLR0912 -
         return item
     if tag == "as_scalar_type":
         return dtype_of(item, what)
-    if tag == "as_memory_format" and item in _MEMORY_FORMATS:
+    if tag == "as_memory_format" and whole_number(item, what) in _MEMORY_FORMATS:
         return _MEMORY_FORMATS[item]
     raise MalformedError(f"{what} is of kind {shown(tag)}", "export the network with float32")
 

@@ -6,7 +6,6 @@ import copy
 import io
 import keyword
 import operator
-import os
 import re
 import warnings
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from goodnet.errors import ModelFileError, SettingsError
+from goodnet.files import write_bytes
 from goodnet.formats.exported_operations import is_known
 from goodnet.formats.exported_program import LAYER_KEY
 
@@ -58,7 +58,12 @@ def write_exported(
     torch.export.save(
         program, content, extra_files={_PREFIX + name: text for name, text in metadata.items()}
     )
-    _replace(path, content)
+    try:
+        write_bytes(path, content.getvalue())
+    except OSError as error:
+        raise ModelFileError(
+            path, f"cannot be written: {error.strerror}", "check the folder and the free space"
+        ) from error
 
 
 def _export(
@@ -175,16 +180,3 @@ def _check_readable(node: fx.Node, path: Path) -> None:
             f"the network uses the operation {node.target}, which goodnet would not read back",
             "write its weights as safetensors instead",
         )
-
-
-def _replace(path: Path, content: io.BytesIO) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(content.getbuffer())
-        partial.replace(path)
-    except OSError as error:
-        raise ModelFileError(
-            path, f"cannot be written: {error.strerror}", "check the folder and the free space"
-        ) from error
-    finally:
-        partial.unlink(missing_ok=True)
