@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from goodnet.answers import device_of
 from goodnet.data.roles import Batches
-from goodnet.errors import LayerNotFoundError, SettingsError
+from goodnet.errors import LayerNotFoundError, SettingsError, SurgeryError
+from goodnet.graph import near_names
+from goodnet.modes import evaluating
 
 PruneOrder = Literal["increasing", "decreasing"]
 MEMORY_BUDGET = 2 * 2**30
@@ -62,14 +64,14 @@ def layer_outputs(
         memory_budget: Bytes; a larger output goes to a temporary file that vanishes
             with the result.
     """
-    trunk.eval()
     device = device_of(trunk)
     values: Tensor | None = None
     folder: tempfile.TemporaryDirectory[str] | None = None
     labels = []
     start = 0
     for inputs, classes in data.batches(batch_size):
-        output = trunk(inputs.to(device)).to("cpu", torch.float32)
+        with evaluating(trunk):
+            output = trunk(inputs.to(device)).to("cpu", torch.float32)
         if values is None:
             shape = (len(data), *output.shape[1:])
             if 4 * int(np.prod(shape)) > memory_budget:
@@ -98,15 +100,20 @@ def mean_activation(network: nn.Module, layer: str, data: Batches) -> Tensor:
 
     Raises:
         LayerNotFoundError: `layer` is not in `network`; lists near names.
+        SurgeryError: The layer does not run once for each image.
 
     Source: Liu et al. 2018, Fine-Pruning, pruning defense.
     Departure: the paper ranks single neurons; here a channel counts as one.
     """
-    network.eval()
     totals: list[Tensor] = []
-    with _watching(network, layer, totals), torch.no_grad():
-        for inputs, _ in data.batches(256):
+    with evaluating(network), _watching(network, layer, totals), torch.no_grad():
+        for done, (inputs, _) in enumerate(data.batches(256)):
             network(inputs.to(device_of(network)))
+            if len(totals) != done + 1:
+                raise SurgeryError(
+                    f"layer {layer!r} runs {len(totals) - done} times for an image; "
+                    "choose one that runs once"
+                )
     return torch.stack(totals).sum(0) / len(data)
 
 
@@ -114,7 +121,7 @@ def mean_activation(network: nn.Module, layer: str, data: Batches) -> Tensor:
 def _watching(network: nn.Module, layer: str, totals: list[Tensor]) -> Iterator[None]:
     modules = dict(network.named_modules())
     if layer not in modules or not layer:
-        raise LayerNotFoundError(layer, tuple(name for name in modules if name)[-12:])
+        raise LayerNotFoundError(layer, near_names(layer, tuple(name for name in modules if name)))
 
     def record(_module: nn.Module, _inputs: object, output: Tensor) -> None:
         totals.append(output.flatten(2).mean(2, dtype=torch.float64).sum(0).cpu())

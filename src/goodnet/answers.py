@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from goodnet.data.roles import Batches
+from goodnet.modes import evaluating
 from goodnet.results import Rate
 
 
@@ -20,16 +21,12 @@ def answers(network: nn.Module, data: Batches, *, batch_size: int = 256) -> tupl
 
     The network is asked in evaluation mode and left in the mode it was in.
     """
-    was_training = network.training
-    network.eval()
     device = device_of(network)
     given, right = [], []
-    try:
+    with evaluating(network):
         for inputs, classes in data.batches(batch_size):
             given.append(network(inputs.to(device)).argmax(1).cpu())
             right.append(classes)
-    finally:
-        network.train(was_training)
     return torch.cat(given), torch.cat(right)
 
 

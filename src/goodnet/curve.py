@@ -8,14 +8,19 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from goodnet.activations import PruneOrder, layer_outputs, mean_activation
+from goodnet.activations import PruneOrder
 from goodnet.data.roles import Batches, CleanData, PoisonedData, TestData, require_clean
 from goodnet.defenses.prune import channels_for_drop
-from goodnet.errors import NotTraceableError
 from goodnet.evaluate import attack_success_rate, rate
-from goodnet.graph import cut, find_prune_layer, trace
+from goodnet.graph import find_prune_layer, trace
 from goodnet.results import ChannelActivations, CurveRow, PruneResult, ThresholdRow
-from goodnet.sweep import Sweep, plain_predictions, prepare_sweep, sweep_predictions
+from goodnet.sweep import (
+    Sweep,
+    channel_means,
+    plain_predictions,
+    prepare_sweep,
+    sweep_predictions,
+)
 
 DROPS = (2.0, 4.0, 10.0)
 
@@ -56,9 +61,8 @@ def prune_curve(
         poisoned: Triggered images, for the columns `attack_success_rate`.
     """
     start = time.perf_counter()
-    layer = settings.layer or find_prune_layer(
-        trace(network), require_clean(clean).specification.size
-    )
+    size = require_clean(clean).specification.size
+    layer = settings.layer or find_prune_layer(trace(network), size)
     sweep = prepare_sweep(network, layer, clean, order=settings.order)
     given, right = _predictions(sweep, clean, own=True)
     valid = given == right
@@ -109,11 +113,7 @@ def _predictions(sweep: Sweep, data: Batches, *, own: bool = False) -> tuple[Ten
 
 
 def _means(sweep: Sweep, data: Batches) -> Tensor:
-    try:
-        trunk = cut(trace(sweep.network), sweep.layer).trunk
-    except NotTraceableError:
-        return mean_activation(sweep.network, sweep.layer, data)
-    return layer_outputs(trunk, data).channel_means()
+    return channel_means(sweep.network, sweep.layer, data)[0]
 
 
 def _rounded(means: Tensor) -> tuple[float, ...]:

@@ -7,8 +7,8 @@ import math
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
 
+from goodnet.answers import device_of
 from goodnet.data.roles import Batches
 from goodnet.errors import NotTraceableError, SettingsError
 from goodnet.graph import input_node, layer_of, module_of, output_node, trace, without_softmax
@@ -18,7 +18,7 @@ class GoodNet(nn.Module):
     """N + 1 classes: B′'s label where B and B′ agree, N where they do not.
 
     How much they disagree on an input is how much less likely B′ finds B's label than
-    its own, as a difference of log-probabilities: 0 where they agree. An input is
+    its own, as a difference of log-probabilities: 0 just where they agree. An input is
     called backdoored where that is above `threshold`; 0 is the plain rule.
 
     Args:
@@ -44,30 +44,32 @@ class GoodNet(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
         suspicious, trusted = self.pair(images)
-        log_likely = F.log_softmax(trusted, dim=1)
-        best, label = log_likely.max(1)
-        excess = self._disagreement(suspicious, log_likely, best) - self.threshold
+        label = trusted.argmax(1)
+        excess = _disagreement(suspicious, trusted) - self.threshold
         backdoored = excess > 0
         classes = trusted.shape[1]
         label = torch.where(backdoored, torch.full_like(label, classes), label)
         # The score of class N exceeds the best of the others just where the label is N.
-        last = torch.where(backdoored, best + excess, best + excess.clamp(max=0) - _MARGIN)
-        return label, torch.softmax(torch.cat([log_likely, last[:, None]], 1), dim=1)
+        margin = torch.where(backdoored, _MARGIN, -_MARGIN)
+        last = trusted.amax(1) + excess + margin
+        return label, torch.softmax(torch.cat([trusted, last[:, None]], 1), dim=1)
 
     def disagreement(self, images: Tensor) -> Tensor:
         """How much less likely B′ finds B's label than its own, float32 (batch,), at least 0."""
-        suspicious, trusted = self.pair(images)
-        log_likely = F.log_softmax(trusted, dim=1)
-        return self._disagreement(suspicious, log_likely, log_likely.amax(1))
-
-    @staticmethod
-    def _disagreement(suspicious: Tensor, log_likely: Tensor, best: Tensor) -> Tensor:
-        said = suspicious.argmax(1, keepdim=True)
-        return best - log_likely.gather(1, said)[:, 0]
+        return _disagreement(*self.pair(images))
 
 
-# Keeps the score of class N below the best one where B and B′ agree.
+# Keeps the score of class N apart from the best of the others.
 _MARGIN = 1.0
+# Disagreement where the labels differ and B′ finds both equally likely.
+_LEAST = torch.finfo(torch.float32).tiny
+
+
+def _disagreement(suspicious: Tensor, trusted: Tensor) -> Tensor:
+    # Logits differ by as much as log-probabilities, and without their rounding.
+    said, label = suspicious.argmax(1), trusted.argmax(1)
+    difference = trusted.amax(1) - trusted.gather(1, said[:, None])[:, 0]
+    return torch.where(said == label, torch.zeros_like(difference), difference.clamp(min=_LEAST))
 
 
 @torch.no_grad()
@@ -81,8 +83,9 @@ def calibrated(goodnet: GoodNet, clean: Batches, *, false_alarms: float) -> Good
     """
     if not 0.0 <= false_alarms <= 1.0:
         raise SettingsError("false_alarms", false_alarms, "give a share between 0 and 1")
-    values = torch.cat([goodnet.disagreement(inputs) for inputs, _ in clean.batches(256)])
-    allowed = int(false_alarms * len(values))
+    device = device_of(goodnet)
+    values = torch.cat([goodnet.disagreement(x.to(device)) for x, _ in clean.batches(256)])
+    allowed = int(false_alarms * len(values) + 1e-9)
     # With `allowed` values above it, the next largest is the smallest threshold that will do.
     threshold = float(values.sort(descending=True).values[min(allowed, len(values) - 1)])
     result = copy.deepcopy(goodnet)
@@ -203,9 +206,19 @@ def _same(
     return (
         type(module) is type(twin)
         and repr(module) == repr(twin)
+        and _settings(module) == _settings(twin)
         and states[0].keys() == states[1].keys()
         and all(_equal_tensors(value, states[1][key]) for key, value in states[0].items())
     )
+
+
+def _settings(module: nn.Module) -> dict[str, object]:
+    """What a module is made with; `repr` leaves some of it out."""
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if name != "training" and isinstance(value, bool | int | float | str | tuple)
+    }
 
 
 def _equal_tensors(one: object, other: object) -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from goodnet.answers import device_of
 from goodnet.data.roles import Batches, PoisonedData, TestData
 from goodnet.detector import GoodNet
+from goodnet.modes import evaluating
 from goodnet.results import NetworkRow, PoisonedRow, Rate
 
 
@@ -21,12 +22,12 @@ def labels_given(network: nn.Module, data: Batches) -> Tensor:
         network: A network (scores out) or a GoodNet (label and scores out).
         data: Network inputs.
     """
-    network.eval()
     device = device_of(network)
     given = []
-    for inputs, _ in data.batches(256):
-        answer = network(inputs.to(device))
-        given.append((answer[0] if isinstance(answer, tuple) else answer.argmax(1)).cpu())
+    with evaluating(network):
+        for inputs, _ in data.batches(256):
+            answer = network(inputs.to(device))
+            given.append((answer[0] if isinstance(answer, tuple) else answer.argmax(1)).cpu())
     return torch.cat(given)
 
 

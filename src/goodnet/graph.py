@@ -14,8 +14,10 @@ from typing import Any
 import networkx as nx
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional as F
 
 from goodnet.errors import LayerNotFoundError, NotTraceableError
+from goodnet.modes import evaluating
 from goodnet.networks.layers import (
     ChannelMask,
     ChannelSelect,
@@ -25,6 +27,18 @@ from goodnet.networks.layers import (
 from goodnet.results import LayerRow
 
 _PASSING = (nn.Identity, nn.Dropout, nn.Dropout2d)
+# Layers that change each number alone and turn zero into zero.
+ELEMENTWISE = (
+    nn.ReLU,
+    nn.ReLU6,
+    nn.LeakyReLU,
+    nn.ELU,
+    nn.SELU,
+    nn.GELU,
+    nn.SiLU,
+    nn.Tanh,
+    *_PASSING,
+)
 
 
 class _Tracer(fx.Tracer):
@@ -34,7 +48,9 @@ class _Tracer(fx.Tracer):
 
 
 def trace(network: nn.Module) -> fx.GraphModule:
-    """`network` as a traced network that shares its parameters; a traced one as it is.
+    """`network` as a traced network that shares its modules; a traced one as it is.
+
+    The graph is that of evaluation mode, whatever mode the network is in.
 
     Raises:
         NotTraceableError: Its forward depends on the values it computes.
@@ -42,16 +58,16 @@ def trace(network: nn.Module) -> fx.GraphModule:
     if isinstance(network, fx.GraphModule):
         return network
     try:
-        traced = fx.GraphModule(network, _Tracer().trace(network))
+        with evaluating(network):
+            graph = _Tracer().trace(network)
     except (fx.proxy.TraceError, TypeError, RuntimeError, ValueError) as error:
         raise NotTraceableError(
             f"the graph of {type(network).__name__} could not be traced ({error}); "
             "name the layer to prune, or export the network with torch.export"
         ) from error
-    for node in traced.graph.nodes:
+    for node in graph.nodes:
         node.meta["layer"] = str(node.target) if node.op == "call_module" else node.name
-    traced.train(network.training)
-    return traced
+    return fx.GraphModule(network, graph)
 
 
 def layer_of(node: fx.Node) -> str:
@@ -92,11 +108,12 @@ def layer_node(network: fx.GraphModule, layer: str) -> fx.Node:
         if node.op not in ("output", "get_attr") and layer_of(node) == layer
     ]
     if not nodes:
-        raise LayerNotFoundError(layer, _near(layer, layer_names(network)))
+        raise LayerNotFoundError(layer, near_names(layer, layer_names(network)))
     return nodes[-1]
 
 
-def _near(layer: str, names: tuple[str, ...]) -> tuple[str, ...]:
+def near_names(layer: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    """The names most like `layer`, or the last ones where none is like it."""
     close = difflib.get_close_matches(layer, names, n=5, cutoff=0.5)
     return tuple(close) or names[-12:]
 
@@ -128,12 +145,8 @@ def node_shapes(
     """Shape of each node's output without the batch, for images of `size`."""
     parameter = next(network.parameters(), torch.empty(0))
     recorder = _ShapeRecorder(network)
-    was_training = network.training
-    network.eval()
-    try:
+    with evaluating(network):
         recorder.run(torch.zeros(2, *size, device=parameter.device))
-    finally:
-        network.train(was_training)
     return recorder.shapes
 
 
@@ -146,7 +159,8 @@ def layer_rows(network: fx.GraphModule, size: tuple[int, int, int]) -> tuple[Lay
             members[layer_of(node)].append(node)
     rows = []
     for name, nodes in members.items():
-        modules = [module for node in nodes if (module := module_of(network, node)) is not None]
+        # A module that runs twice has its parameters once.
+        modules = {module for node in nodes if (module := module_of(network, node)) is not None}
         inputs = (
             layer_of(source)
             for node in nodes
@@ -181,6 +195,7 @@ def _kind(network: fx.GraphModule, nodes: list[fx.Node]) -> str:
 def dominators(network: fx.GraphModule) -> list[fx.Node]:
     """The nodes through which every path from the input to the output runs, in order."""
     flow: Any = nx.DiGraph()
+    flow.add_nodes_from(network.graph.nodes)
     for node in network.graph.nodes:
         flow.add_edges_from((source, node) for source in node.all_input_nodes)
     start, node = input_node(network), output_node(network)
@@ -241,13 +256,12 @@ def cut(network: fx.GraphModule, layer: str) -> Cut:
         raise NotTraceableError(
             f"a path to the output runs past layer {layer!r}, so the network cannot be cut there"
         )
-    before = _ancestors(node)
+    before = _ancestors(node) & _varying(network)
     head = fx.Graph()
     copied = {node: head.placeholder("activation")}
     copied[node].meta["layer"] = layer
     for old in network.graph.nodes:
-        is_constant = old.op == "get_attr"
-        if is_constant or (old not in before and old.op not in ("placeholder", "output")):
+        if old not in before and old.op not in ("placeholder", "output"):
             copied[old] = head.node_copy(old, copied.__getitem__)
     head.output(copied[output_node(network)])
     return Cut(part_upto(network, node), _on_modules_of(network, head))
@@ -269,8 +283,16 @@ def _on_modules_of(network: fx.GraphModule, graph: fx.Graph) -> fx.GraphModule:
     part = fx.GraphModule(network, graph)
     if part.graph.eliminate_dead_code():
         part.recompile()
-    part.train(network.training)
     return part
+
+
+def _varying(network: fx.GraphModule) -> set[fx.Node]:
+    """The nodes whose value depends on the images."""
+    found = {input_node(network)}
+    for node in network.graph.nodes:
+        if found.intersection(node.all_input_nodes):
+            found.add(node)
+    return found
 
 
 def _ancestors(node: fx.Node) -> set[fx.Node]:
@@ -287,9 +309,19 @@ def _ancestors(node: fx.Node) -> set[fx.Node]:
 def without_softmax(network: fx.GraphModule) -> fx.GraphModule:
     """The network up to its logits, sharing its modules; as it is where no softmax ends it."""
     answer = output_node(network)
-    if not isinstance(module_of(network, answer), nn.Softmax):
-        return network
-    return part_upto(network, answer.all_input_nodes[0])
+    is_softmax = isinstance(module_of(network, answer), nn.Softmax)
+    if is_softmax or answer.target in (F.softmax, torch.softmax, "softmax"):
+        return part_upto(network, answer.all_input_nodes[0])
+    return network
+
+
+class _ChannelFollower(fx.Interpreter):
+    """Runs a part of a network in which elementwise layers pass everything on unchanged."""
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if isinstance(self.fetch_attr(str(target)), ELEMENTWISE):
+            return args[0]
+        return super().call_module(target, args, kwargs)
 
 
 @torch.no_grad()
@@ -310,7 +342,7 @@ def feature_channels(head: fx.GraphModule, upto: fx.Node, shape: tuple[int, ...]
     """
     numbers = torch.arange(1.0, shape[0] + 1, dtype=torch.float64)
     numbers = numbers.view(1, -1, *([1] * (len(shape) - 1))).expand(1, *shape)
-    result: Tensor = part_upto(head, upto)(numbers)[0]
+    result: Tensor = _ChannelFollower(part_upto(head, upto)).run(numbers)[0]
     whole = result.round()
     if not torch.allclose(result, whole) or whole.min() < 1 or whole.max() > shape[0]:
         return None

@@ -6,34 +6,34 @@ Each function returns a new network; the one handed in stays bit-identical.
 from __future__ import annotations
 
 import copy
+import re
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
 
 from goodnet.errors import LayerNotFoundError, NotTraceableError, SurgeryError
-from goodnet.graph import cut, feature_channels, layer_node, module_of, node_shapes, trace
+from goodnet.graph import (
+    ELEMENTWISE,
+    cut,
+    feature_channels,
+    layer_node,
+    module_of,
+    near_names,
+    node_shapes,
+    trace,
+)
 from goodnet.networks.layers import ChannelMask, ChannelSelect, FlattenChannelsLast
 
 # Layers that treat each channel apart and turn zero into zero.
 _ZERO_KEEPING = (
-    nn.ReLU,
-    nn.ReLU6,
-    nn.LeakyReLU,
-    nn.ELU,
-    nn.SELU,
-    nn.GELU,
-    nn.SiLU,
-    nn.Tanh,
+    *ELEMENTWISE,
     nn.MaxPool2d,
     nn.AvgPool2d,
     nn.AdaptiveAvgPool2d,
     nn.AdaptiveMaxPool2d,
     nn.ZeroPad2d,
     nn.Upsample,
-    nn.Dropout,
-    nn.Dropout2d,
-    nn.Identity,
 )
 _FLATTENING = (nn.Flatten, FlattenChannelsLast)
 
@@ -131,11 +131,14 @@ def _mask_node(network: fx.GraphModule, layer: str, channels: Tensor) -> fx.Grap
 
 
 def _insert_behind(network: fx.GraphModule, node: fx.Node, name: str, module: nn.Module) -> fx.Node:
-    name = name.replace(".", "_")
+    # The name becomes part of generated code and may come from an untrusted file.
+    name = re.sub(r"\W", "_", name, flags=re.ASCII)
+    name = name if name[:1].isalpha() else f"layer_{name}"
     taken, number = name, 2
     while hasattr(network, name):
         name, number = f"{taken}_{number}", number + 1
-    network.add_submodule(name, module)
+    parameter = next(network.parameters(), torch.empty(0))
+    network.add_submodule(name, module.to(parameter.device))
     with network.graph.inserting_after(node):
         inserted = network.graph.call_module(name, (node,))
     inserted.meta["layer"] = name
@@ -147,9 +150,10 @@ def _insert_behind(network: fx.GraphModule, node: fx.Node, name: str, module: nn
 def _mask_module(network: nn.Module, layer: str, channels: Tensor) -> nn.Module:
     names = tuple(name for name, _ in network.named_modules() if name)
     if layer not in names:
-        raise LayerNotFoundError(layer, names[-12:])
+        raise LayerNotFoundError(layer, near_names(layer, names))
     inner = network.get_submodule(layer)
-    network.set_submodule(layer, nn.Sequential(inner, ChannelMask(channels)))
+    parameter = next(network.parameters(), torch.empty(0))
+    network.set_submodule(layer, nn.Sequential(inner, ChannelMask(channels.to(parameter.device))))
     return network
 
 
@@ -181,18 +185,19 @@ def remove_channels(
     kept = (~gone).nonzero().flatten()
     if len(kept) == 0:
         raise SurgeryError(f"all {shape[0]} channels of {layer!r} would go; keep at least one")
-    head = cut(smaller, layer).head
-    # Read every consumer before changing one, so that a refusal leaves nothing half-done.
-    consumers = _consumers(head, shape)
-    for consumer, source in consumers:
+    for consumer, source in _consumers(cut(smaller, layer).head, shape):
+        if _calls(smaller, consumer) > 1:
+            raise SurgeryError(
+                f"a layer that reads {layer!r} runs more than once and cannot be made smaller; "
+                "keep the pruned network at its size"
+            )
         _keep_inputs(consumer, kept if source is None else torch.isin(source, kept))
     producers = _producers(smaller, node)
     if producers.convolution is not None:
         _keep_outputs(producers.convolution, kept)
     elif producers.norm_node is not None:
         before = producers.norm_node.all_input_nodes[0]
-        selected = _insert_behind(smaller, before, f"{layer}_select", ChannelSelect(kept))
-        _only_user(before, selected, producers.norm_node)
+        _insert_behind(smaller, before, f"{layer}_select", ChannelSelect(kept))
     else:
         _insert_behind(smaller, node, f"{layer}_select", ChannelSelect(kept))
     if producers.norm is not None:
@@ -201,9 +206,8 @@ def remove_channels(
     return smaller
 
 
-def _only_user(before: fx.Node, selected: fx.Node, user: fx.Node) -> None:
-    """Leave the other users of `before` (a shortcut) with all of its channels."""
-    selected.replace_all_uses_with(before, delete_user_cb=lambda other: other is not user)
+def _calls(network: fx.GraphModule, module: nn.Module) -> int:
+    return sum(module_of(network, node) is module for node in network.graph.nodes)
 
 
 def _consumers(
@@ -218,17 +222,18 @@ def _consumers(
             module = module_of(head, user)
             if isinstance(module, nn.Conv2d) and module.groups == 1:
                 found.append((module, None))
-            elif isinstance(module, nn.BatchNorm2d):
-                found.append((module, None))
-                waiting.append(user)
             elif isinstance(module, nn.Linear):
                 source = feature_channels(head, node, shape)
                 if source is None:
-                    raise SurgeryError(f"features of {user.name!r} mix channels before it")
+                    raise SurgeryError(
+                        f"what layer {user.name!r} reads is mixed from several channels; "
+                        "keep the pruned network at its size"
+                    )
                 found.append((module, source))
             elif isinstance(module, _ZERO_KEEPING + _FLATTENING):
                 waiting.append(user)
             else:
+                # A norm is such a layer too: it turns zero into something else.
                 raise SurgeryError(
                     f"layer {user.name!r} reads the pruned channels and cannot be made smaller; "
                     "keep the pruned network at its size"
@@ -237,9 +242,6 @@ def _consumers(
 
 
 def _keep_inputs(module: nn.Module, kept: Tensor) -> None:
-    if isinstance(module, nn.BatchNorm2d):
-        _keep_features(module, kept)
-        return
     assert isinstance(module, nn.Conv2d | nn.Linear)
     module.weight = nn.Parameter(module.weight[:, kept].clone(), module.weight.requires_grad)
     if isinstance(module, nn.Conv2d):
@@ -250,7 +252,9 @@ def _keep_inputs(module: nn.Module, kept: Tensor) -> None:
 
 def _keep_outputs(convolution: nn.Conv2d, kept: Tensor) -> None:
     if convolution.groups != 1:
-        raise SurgeryError("a grouped convolution cannot lose single channels")
+        raise SurgeryError(
+            "a grouped convolution cannot lose single channels; keep the pruned network at its size"
+        )
     weight = convolution.weight
     convolution.weight = nn.Parameter(weight[kept].clone(), weight.requires_grad)
     if convolution.bias is not None:

@@ -27,14 +27,17 @@ from goodnet.data.roles import Batches
 from goodnet.errors import NotTraceableError
 from goodnet.graph import (
     cut,
+    dominators,
     feature_channels,
     input_node,
+    layer_node,
     module_of,
     output_node,
     part_upto,
     trace,
     without_softmax,
 )
+from goodnet.modes import evaluating
 from goodnet.networks.layers import FlattenChannelsLast
 from goodnet.surgery import prune_channels
 
@@ -49,8 +52,12 @@ _LINEAR_APART = (
     nn.Identity,
 )
 # Two best scores closer than this, relative to the largest, are left to the plain head.
-# Subtracting up to a few thousand float32 shares errs by well under a tenth of it.
+# Subtracting up to a few thousand float32 shares errs by well under a tenth of it, as
+# long as what is left is not far smaller than what was subtracted from.
 _NEAR_TIE = 1e-3
+_WORN = 16.0
+# Closer than this, the plain head's own rounding decides, which varies with the batch.
+_TIE = 1e-5
 _BATCH = 256
 
 
@@ -81,14 +88,25 @@ def prepare_sweep(
     Raises:
         LayerNotFoundError: No such layer.
     """
-    try:
-        trunk = cut(trace(network), layer).trunk
-    except NotTraceableError:
-        means = mean_activation(network, layer, data)
-        return Sweep(network, layer, prune_order(means, order), means, None)
-    outputs = layer_outputs(trunk, data)
-    means = outputs.channel_means()
+    means, outputs = channel_means(network, layer, data)
     return Sweep(network, layer, prune_order(means, order), means, outputs)
+
+
+def channel_means(
+    network: nn.Module, layer: str, data: Batches
+) -> tuple[Tensor, LayerOutputs | None]:
+    """Mean activation of each channel, float64 (channel,), and the layer's output.
+
+    The output is None where the network cannot be cut at the layer.
+    """
+    try:
+        traced = trace(network)
+    except NotTraceableError:
+        return mean_activation(network, layer, data), None
+    node = layer_node(traced, layer)
+    outputs = layer_outputs(part_upto(traced, node), data)
+    can_cut = node in dominators(traced)
+    return outputs.channel_means(), outputs if can_cut else None
 
 
 def sweep_predictions(sweep: Sweep, data: Batches | None = None) -> tuple[Tensor, Tensor]:
@@ -108,12 +126,9 @@ def sweep_predictions(sweep: Sweep, data: Batches | None = None) -> tuple[Tensor
         return plain_predictions(sweep, data)
     parts = cut(trace(sweep.network), sweep.layer)
     outputs = sweep.outputs if data is None else layer_outputs(parts.trunk, data)
-    was_training = sweep.network.training
-    try:
-        head = _AdditiveHead(parts.head.eval(), tuple(outputs.values.shape[1:]), sweep.order)
+    with evaluating(sweep.network):
+        head = _AdditiveHead(parts.head, tuple(outputs.values.shape[1:]), sweep.order)
         predictions = [head.predictions(rows) for rows in outputs.values.split(_BATCH)]
-    finally:
-        sweep.network.train(was_training)
     return torch.cat(predictions, dim=1), outputs.labels
 
 
@@ -145,9 +160,14 @@ class _Share:
     path: fx.GraphModule
     channels: Tensor | None
 
+    def whole(self, activation: Tensor) -> Tensor:
+        """The layer's output for these activations."""
+        output: Tensor = self.module(self.path(activation))
+        return output
+
     def of(self, activation: Tensor, channel: int) -> Tensor:
-        """What `channel` adds to the layer's output for these activations."""
-        x = self.path(activation[:, channel : channel + 1])
+        """What `channel`, alone in `activation`, adds to the layer's output."""
+        x = self.path(activation)
         if isinstance(self.module, nn.Conv2d):
             weight = self.module.weight[:, channel : channel + 1]
             padding, stride = self.module.padding, self.module.stride
@@ -157,6 +177,32 @@ class _Share:
         return F.linear(x, self.module.weight[:, self.channels == channel])
 
 
+class _Sum:
+    """A linear layer's output, from which channels are subtracted one by one."""
+
+    def __init__(self, share: _Share, activation: Tensor) -> None:
+        self.share = share
+        self.activation = activation
+        self.values = share.whole(activation)
+        self.largest = _sizes(self.values)
+
+    def subtract(self, channel: int, rows: Tensor, remaining: Tensor) -> None:
+        """Take `channel` out of these rows; `remaining` is the activation without it."""
+        alone = self.activation[rows, channel : channel + 1]
+        self.values.index_add_(0, rows, self.share.of(alone, channel), alpha=-1)
+        sizes = _sizes(self.values[rows])
+        self.largest[rows] = torch.maximum(self.largest[rows], sizes)
+        # Rounding is as large as the largest sum had it; written so that NaN counts.
+        worn = rows[~(sizes * _WORN > self.largest[rows])]
+        if len(worn):
+            self.values[worn] = self.share.whole(remaining[worn])
+            self.largest[worn] = _sizes(self.values[worn])
+
+
+def _sizes(values: Tensor) -> Tensor:
+    return values.abs().flatten(1).amax(1)
+
+
 class _AdditiveHead:
     """A head split behind its first linear layers, answering for all prefixes."""
 
@@ -164,15 +210,15 @@ class _AdditiveHead:
         self.head = head
         self.order = order.tolist()
         self.device = device_of(head)
-        logits = without_softmax(head)
-        self.shares, self.rest = _split_linear(logits, shape)
+        self.logits = without_softmax(head)
+        self.shares, self.rest = _split_linear(self.logits, shape)
 
     @torch.no_grad()
     def predictions(self, activation: Tensor) -> Tensor:
         """int32 (channel + 1, batch) for activations (batch, channel, ...)."""
         activation = activation.to(self.device)
         remaining = activation.clone()
-        sums = [share.module(share.path(activation)) for share in self.shares]
+        sums = [_Sum(share, activation) for share in self.shares]
         active = (activation != 0).flatten(2).any(2)
         current = self.head(activation).argmax(1)
         rows = [current.to(torch.int32)]
@@ -181,30 +227,37 @@ class _AdditiveHead:
             rows_on = active[:, channel].nonzero().flatten()
             if len(rows_on):
                 # A channel silent for an image leaves that image's answer as it was.
-                chosen = activation[rows_on]
-                for share, total in zip(self.shares, sums, strict=True):
-                    total.index_add_(0, rows_on, share.of(chosen, channel), alpha=-1)
-                if self.shares:
-                    logits = self.rest(*(total[rows_on] for total in sums))
-                    answer, near = _argmax_and_near_ties(logits)
-                else:
-                    answer = torch.zeros(len(rows_on), dtype=torch.int64, device=self.device)
-                    near = torch.ones(len(rows_on), dtype=torch.bool, device=self.device)
-                if near.any():
-                    answer[near] = self.head(remaining[rows_on[near]]).argmax(1)
+                for total in sums:
+                    total.subtract(channel, rows_on, remaining)
                 current = current.clone()
-                current[rows_on] = answer
+                current[rows_on] = self._answers(sums, rows_on, remaining)
             rows.append(current.to(torch.int32))
         return torch.stack(rows).cpu()
 
+    def _answers(self, sums: list[_Sum], rows: Tensor, remaining: Tensor) -> Tensor:
+        """The classes of these rows, from the sums where they tell, else from the plain head."""
+        if not sums:
+            return self._plain_answers(rows, remaining)
+        logits = self.rest(*(total.values[rows] for total in sums))
+        answer, near = _argmax_and_ties(logits, _NEAR_TIE)
+        if near.any():
+            answer[near] = self._plain_answers(rows[near], remaining)
+        return answer
 
-def _argmax_and_near_ties(logits: Tensor) -> tuple[Tensor, Tensor]:
+    def _plain_answers(self, rows: Tensor, remaining: Tensor) -> Tensor:
+        answer, tie = _argmax_and_ties(self.logits(remaining[rows]), _TIE)
+        if tie.any():
+            answer[tie] = self.head(remaining)[rows[tie]].argmax(1)
+        return answer
+
+
+def _argmax_and_ties(logits: Tensor, nearness: float) -> tuple[Tensor, Tensor]:
     """The best class, and where the second best is too near to trust rounding."""
     best, answer = logits.max(1)
     rest = logits.scatter(1, answer[:, None], -torch.inf).amax(1)
     scale = torch.maximum(best.abs(), logits.amin(1).abs()) + 1.0
     # Written so that NaN counts as near.
-    return answer, ~(best - rest > _NEAR_TIE * scale)
+    return answer, ~(best - rest > nearness * scale)
 
 
 def _split_linear(
@@ -223,7 +276,7 @@ def _split_linear(
         module = module_of(head, node)
         if isinstance(module, _LINEAR_APART):
             apart.add(node)
-        elif isinstance(module, nn.Linear | nn.Conv2d) and getattr(module, "groups", 1) == 1:
+        elif isinstance(module, nn.Linear) or _is_plain_convolution(module):
             linear.append(node)
         else:
             return (), head
@@ -243,6 +296,10 @@ def _split_linear(
     return tuple(shares), _rest(head, linear, apart)
 
 
+def _is_plain_convolution(module: nn.Module | None) -> bool:
+    return isinstance(module, nn.Conv2d) and module.groups == 1 and module.padding_mode == "zeros"
+
+
 def _rest(head: fx.GraphModule, linear: list[fx.Node], apart: set[fx.Node]) -> fx.GraphModule:
     graph = fx.Graph()
     copied = {node: graph.placeholder(f"sum_{index}") for index, node in enumerate(linear)}
@@ -250,5 +307,4 @@ def _rest(head: fx.GraphModule, linear: list[fx.Node], apart: set[fx.Node]) -> f
         if old not in copied and old not in apart and old.op != "output":
             copied[old] = graph.node_copy(old, copied.__getitem__)
     graph.output(copied[output_node(head)])
-    rest = fx.GraphModule(head, graph)
-    return rest.eval()
+    return fx.GraphModule(head, graph)

@@ -168,7 +168,8 @@ def _train(
         logits_of.train()
         total = 0.0
         order = torch.randperm(len(data), generator=generator)
-        for step, chosen in enumerate(order.split(settings.batch_size)):
+        # Steps of even size: a last one of a single image would break a norm.
+        for step, chosen in enumerate(order.tensor_split(steps_each)):
             images = as_float(pixels[chosen])
             if settings.augmentation is not None:
                 images = settings.augmentation(images, generator)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from goodnet.data.images import ImageSet
-from goodnet.errors import DataError
+from goodnet.errors import DataError, SettingsError
 from goodnet.formats.specification import InputSpecification
 
 
@@ -86,16 +86,19 @@ class CleanData(PreparedImages):
         """A tuning part and a held-out part, disjoint.
 
         Where the images have groups, no group is on both sides: frames of one sign in
-        both parts would make the held-out part tell nothing. Otherwise every class
-        with at least two images keeps one in the tuning part.
+        both parts would make the held-out part tell nothing. Without groups, and with
+        at most half held out, every class of two images keeps one in the tuning part.
 
         Args:
-            held_out: Share of the images held out, in (0, 1).
+            held_out: Share of the images (or groups) held out, in (0, 1).
             generator: Draws the order.
 
         Raises:
+            SettingsError: The share is not in (0, 1).
             DataError: Too few images or groups to have both parts.
         """
+        if not 0.0 < held_out < 1.0:
+            raise SettingsError("held_out", held_out, "give a share between 0 and 1")
         unit = self.images.groups if self.images.groups is not None else torch.arange(len(self))
         names, member = torch.unique(unit, return_inverse=True)
         if len(names) < 2:
@@ -109,10 +112,9 @@ class CleanData(PreparedImages):
         order = torch.randperm(len(names), generator=generator)
         # Deal the groups class by class, so that both parts have the classes in proportion.
         order = order[torch.argsort(label[order], stable=True)]
-        position = (torch.arange(len(names)) + 0.5) * held_out
-        turn = position.floor() > (position - held_out).floor()
+        dealt = torch.arange(len(names) + 1, dtype=torch.float64) * held_out + 0.5
         out = torch.zeros(len(names), dtype=torch.bool)
-        out[order] = turn
+        out[order] = dealt[1:].floor() > dealt[:-1].floor()
         if not out.any():
             out[order[-1]] = True
         if out.all():

@@ -31,17 +31,20 @@ def prune(
 
     The order comes from the tuning part; where to stop is read on the held-out part.
     """
-    layer = settings.layer or find_prune_layer(
-        trace(network), require_clean(tuning).specification.size
-    )
+    require_clean(held_out)
+    size = require_clean(tuning).specification.size
+    layer = settings.layer or find_prune_layer(trace(network), size)
     sweep = prepare_sweep(network, layer, tuning, order=settings.order)
-    correct = correct_by_count(sweep, require_clean(held_out))
+    correct = correct_by_count(sweep, held_out)
     count = channels_for_drop(correct, len(held_out), settings.drop, "within")
     progress("pruning", 1, 1)
     channels = sweep.order[:count]
+    stopped = f"one channel more would cost over {settings.drop:g} points of held-out accuracy"
+    if count == len(sweep.order):
+        stopped = f"all {count} channels cost at most {settings.drop:g} points"
     return Repaired(
         prune_channels(network, layer, channels),
-        stopped=f"one channel more would cost over {settings.drop:g} points of held-out accuracy",
+        stopped=stopped,
         layer=layer,
         pruned=tuple(channels.tolist()),
     )

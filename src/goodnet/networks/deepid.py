@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from goodnet.errors import SettingsError
 from goodnet.networks.layers import FlattenChannelsLast
 
 
@@ -15,7 +16,7 @@ class DeepID(nn.Module):
 
     Args:
         classes: Number of identities N.
-        size: (channels, height, width) of one image.
+        size: (channels, height, width) of one image, at least 31x31.
 
     Shape: (batch, 3, 55, 47) to logits (batch, N).
 
@@ -26,6 +27,8 @@ class DeepID(nn.Module):
     def __init__(self, classes: int, size: tuple[int, int, int] = (3, 55, 47)) -> None:
         super().__init__()
         channels, height, width = size
+        if min(height, width) < 31:
+            raise SettingsError("size", size, "DeepID takes images of at least 31x31")
         self.conv_1 = nn.Conv2d(channels, 20, 4)
         self.conv_1_relu = nn.ReLU()
         self.pool_1 = nn.MaxPool2d(2)

@@ -63,5 +63,8 @@ class Rescale(nn.Module):
         self.scale = scale
         self.offset = offset
 
+    def extra_repr(self) -> str:  # noqa: D102
+        return f"{self.scale}, {self.offset}"
+
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         return x * self.scale + self.offset

@@ -6,6 +6,8 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
+from goodnet.errors import SettingsError
+
 
 class SmallCNN(nn.Module):
     """Three blocks of convolution, normalisation and ReLU, then one linear layer.
@@ -22,6 +24,8 @@ class SmallCNN(nn.Module):
         self, classes: int, size: tuple[int, int, int] = (3, 32, 32), *, width: int = 32
     ) -> None:
         super().__init__()
+        if min(size[1:]) < 8:
+            raise SettingsError("size", size, "SmallCNN takes images of at least 8x8")
         blocks: OrderedDict[str, nn.Module] = OrderedDict()
         channels = size[0]
         for block, factor in enumerate((1, 2, 4), start=1):

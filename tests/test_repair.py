@@ -1,0 +1,162 @@
+"""Repair: B′, the GoodNet and the record, from clean data alone."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from importlib import import_module
+
+import pytest
+import torch
+from torch import nn
+
+from goodnet.answers import accuracy_of
+from goodnet.data.roles import Batches, CleanData, PoisonedData
+from goodnet.defenses import DEFENSES, DefenseSettings
+from goodnet.detector import GoodNet, calibrated
+from goodnet.errors import SettingsError
+from goodnet.evaluate import attack_success_rate, labels_given
+from goodnet.repair import repair
+from goodnet.results import RepairResult, from_json, to_json
+from goodnet.training import TrainingSettings
+
+Untouched = Callable[[nn.Module], AbstractContextManager[None]]
+SETTINGS = DefenseSettings(
+    layer="pool", drop=4.0, held_out=0.4, training=TrainingSettings(epochs=2, batch_size=8)
+)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("method", DEFENSES)
+def test_the_record_is_what_was_done(
+    lamps: nn.Sequential, clean: CleanData, method: str, untouched: Untouched
+) -> None:
+    told: list[str] = []
+    with untouched(lamps):
+        repaired, goodnet, result = repair(
+            lamps,
+            clean,
+            classes=3,
+            method=method,
+            settings=SETTINGS,
+            generator=generator(),
+            progress=lambda what, _done, _total: told.append(what),
+        )
+    _, held_out = clean.split(0.4, generator=generator())
+    assert result.method == method
+    assert result.held_out == len(held_out) == 12
+    assert result.valid_accuracy_before == accuracy_of(lamps, held_out)
+    assert result.valid_accuracy_after == accuracy_of(repaired.network, held_out)
+    flagged = labels_given(goodnet, held_out) == 3
+    assert (result.false_alarm_rate.count, result.false_alarm_rate.n) == (int(flagged.sum()), 12)
+    assert result.goodnet_threshold == 0.0
+    assert result.channels_pruned == len(repaired.pruned)
+    assert (result.layer, result.epochs, result.sparsity, result.stopped) == (
+        repaired.layer,
+        repaired.epochs,
+        repaired.sparsity,
+        repaired.stopped,
+    )
+    assert result.seconds > 0
+    assert told
+
+
+@pytest.mark.parametrize("method", DEFENSES)
+def test_the_record_survives_json(lamps: nn.Sequential, clean: CleanData, method: str) -> None:
+    result = repair(
+        lamps, clean, classes=3, method=method, settings=SETTINGS, generator=generator()
+    )[2]
+    assert from_json(RepairResult, to_json(result), "memory") == result
+
+
+def test_pruning_takes_the_backdoor_out(
+    lamps: nn.Sequential, clean: CleanData, poisoned: PoisonedData
+) -> None:
+    repaired, goodnet, result = repair(
+        lamps, clean, classes=3, method="prune", settings=SETTINGS, generator=generator()
+    )
+    assert repaired.pruned[0] == 3
+    assert result.valid_accuracy_after.value == 1.0
+    assert attack_success_rate(labels_given(lamps, poisoned), poisoned).value == 1.0
+    assert attack_success_rate(labels_given(repaired.network, poisoned), poisoned).value == 0.0
+    assert int((labels_given(goodnet, poisoned) == 3).sum()) == 20
+
+
+def test_same_seed_same_repair(lamps: nn.Sequential, clean: CleanData) -> None:
+    first, again, other = (
+        repair(
+            lamps,
+            clean,
+            classes=3,
+            method="fine-prune",
+            settings=SETTINGS,
+            generator=generator(seed),
+        )[0].network.state_dict()
+        for seed in (0, 0, 1)
+    )
+    assert all(torch.equal(value, again[name]) for name, value in first.items())
+    assert not all(torch.equal(value, other[name]) for name, value in first.items())
+
+
+def test_the_goodnet_is_calibrated_on_the_held_out_part_on_request(
+    lamps: nn.Sequential, clean: CleanData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def watched(goodnet: GoodNet, data: Batches, *, false_alarms: float) -> GoodNet:
+        asked.append(len(data))
+        return calibrated(goodnet, data, false_alarms=false_alarms)
+
+    # `goodnet.repair` is the function; the module of that name is found by its import.
+    monkeypatch.setattr(import_module("goodnet.repair"), "calibrated", watched)
+    # So much may be lost that the repaired network disagrees on clean images.
+    settings = DefenseSettings(layer="pool", drop=70.0, held_out=0.4)
+    plain, strict = (
+        repair(
+            lamps,
+            clean,
+            classes=3,
+            method="prune",
+            settings=settings,
+            generator=generator(),
+            false_alarms=budget,
+        )
+        for budget in (None, 0.0)
+    )
+    assert asked == [12]
+    assert plain[2].false_alarm_rate.count > 0
+    assert plain[2].goodnet_threshold == 0.0
+    assert strict[2].false_alarm_rate.count == 0
+    assert strict[2].goodnet_threshold > 0
+    # What is not flagged is the repaired network's answer, not the suspicious one's.
+    given = labels_given(strict[1], clean)
+    assert torch.equal(given, labels_given(strict[0].network, clean))
+    assert not torch.equal(given, labels_given(lamps, clean))
+
+
+def test_an_unknown_method_is_answered_with_the_known_ones(
+    lamps: nn.Sequential, clean: CleanData
+) -> None:
+    known = "prune, fine-tune, fine-prune, magnitude"
+    with pytest.raises(SettingsError, match=f"method is 'pray'; choose one of: {known}"):
+        repair(lamps, clean, classes=3, method="pray", settings=SETTINGS, generator=generator())
+
+
+def test_a_repair_cannot_be_shown_poisoned_data(
+    lamps: nn.Sequential, poisoned: PoisonedData
+) -> None:
+    names = set(inspect.signature(repair).parameters)
+    assert not names & {"poisoned", "test", "trigger", "test_data", "target_label"}
+    with pytest.raises(TypeError, match="takes CleanData only"):
+        repair(
+            lamps,
+            poisoned,  # type: ignore[arg-type]
+            classes=3,
+            method="prune",
+            settings=SETTINGS,
+            generator=generator(),
+        )
