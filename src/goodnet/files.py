@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -37,16 +37,27 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def folder_beside(folder: Path) -> Iterator[Path]:
-    """A new folder beside `folder` that takes its place at the end; gone after a failure."""
+    """A new folder beside `folder` that takes its place at the end.
+
+    After a failure nothing of it is left, and what was at `folder` is there as before.
+    """
+    folder = folder.resolve()
+    made = [parent for parent in folder.parents if not parent.exists()]
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{uuid.uuid4().hex}")
-    temporary.mkdir()
+    old = folder.with_name(f".{uuid.uuid4().hex}")
     try:
+        temporary.mkdir()
         yield temporary
-        old = folder.with_name(f".{uuid.uuid4().hex}")
         if folder.exists():
             folder.rename(old)
         temporary.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
+    except BaseException:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
         shutil.rmtree(temporary, ignore_errors=True)
+        for parent in made:
+            with suppress(OSError):
+                parent.rmdir()
+        raise
+    shutil.rmtree(old, ignore_errors=True)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from goodnet.answers import device_of
 from goodnet.data.images import ImageSet, as_float
 from goodnet.errors import InputSpecificationError
+from goodnet.formats.model import Model
 from goodnet.formats.specification import ChannelOrder, InputSpecification
 from goodnet.results import Rate
 
@@ -73,8 +74,8 @@ def likely_readings(
         images: Clean labelled images; up to 1,000 of them, evenly spread, are used.
         classes: N.
     """
-    step = max(1, len(images) // SAMPLE)
-    sample = images.select(torch.arange(0, len(images), step)[:SAMPLE])
+    count = min(len(images), SAMPLE)
+    sample = images.select(torch.arange(count) * len(images) // count)
     pixels = sample.pixels
     assert isinstance(pixels, Tensor)
     orders: tuple[ChannelOrder, ...] = ("RGB", "BGR") if given.size[0] == 3 else ("RGB",)
@@ -121,14 +122,28 @@ def settle_reading(readings: tuple[Reading, ...], *, stated: bool, source: str) 
         if reading.accuracy.count > best.accuracy.count and reading.clearly_beats(given):
             best = reading
     if best is not given and stated:
+        left_out = given.specification.mean or given.specification.std
         raise InputSpecificationError(
             f"{source}: read as {given.name} it labels {_shown(given)} of the clean images "
             f"rightly, read as {best.name} {_shown(best)}; "
             f"give --input-range {best.specification.range[0]:g}..{best.specification.range[1]:g}"
             f" --channel-order {best.specification.channel_order}"
             f" --label-offset {best.specification.label_offset}"
+            + " without --mean and --std"
+            * bool(left_out)
         )
     return best
+
+
+def with_likely_reading(model: Model, images: ImageSet) -> Model:
+    """The model with the reading under which it works on these clean images.
+
+    Raises:
+        InputSpecificationError: Its own reading is wrong and another clearly right.
+    """
+    readings = likely_readings(model.network, model.specification, images, classes=model.classes)
+    reading = settle_reading(readings, stated=model.specified, source=str(model.path))
+    return replace(model, specification=reading.specification, specified=True)
 
 
 def _shown(reading: Reading) -> str:

@@ -23,7 +23,7 @@ def repair(
     *,
     classes: int,
     method: str,
-    settings: DefenseSettings,
+    settings: DefenseSettings | None = None,
     generator: torch.Generator,
     false_alarms: float | None = None,
     progress: Progress = no_progress,
@@ -35,7 +35,7 @@ def repair(
         clean: D_valid; a part is held out and decides, the rest is tuned on.
         classes: N.
         method: A name in `DEFENSES`.
-        settings: Of the defense.
+        settings: Of the defense; None takes the defaults.
         generator: Draws the split and the training order.
         false_alarms: Budget to calibrate the GoodNet to; None leaves the plain rule.
         progress: Told what is being done.
@@ -45,6 +45,7 @@ def repair(
     """
     if method not in DEFENSES:
         raise SettingsError("method", method, f"choose one of: {', '.join(DEFENSES)}")
+    settings = settings or DefenseSettings()
     start = time.perf_counter()
     tuning, held_out = require_clean(clean).split(settings.held_out, generator=generator)
     repaired = DEFENSES[method](

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -146,7 +146,7 @@ class PoisonedRow:
     name: str
     attack_success_rate: Rate
     flagged: Rate
-    recovered_accuracy: Rate | None
+    recovered_accuracy: Rate | None = None
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,8 @@ class RepairResult:
     false_alarm_rate: Rate
     goodnet_threshold: float
     channels_pruned: int
-    layer: str | None
+    # Not there in JSON where it is None, so reading needs a default.
+    layer: str | None = field(default=None, kw_only=True)
     epochs: tuple[EpochRow, ...]
     sparsity: tuple[LayerSparsity, ...]
     stopped: str

@@ -60,17 +60,36 @@ def run_folder(folder: Path, manifest: Mapping[str, Any]) -> Iterator[RunFolder]
     """A run folder that appears whole or not at all; an earlier run there is replaced.
 
     Raises:
-        GoodnetError: Something else than a run is at that place.
+        GoodnetError: Something else than a run is at that place, or it holds an input.
     """
-    is_run = (folder / MANIFEST).is_file()
-    if folder.exists() and not is_run and (not folder.is_dir() or any(folder.iterdir())):
+    place = folder.resolve()
+    if place.exists() and not place.is_dir():
+        raise GoodnetError(f"{folder}: is a file, not a folder for a run; give another --out")
+    if place == Path.cwd():
+        raise GoodnetError(f"{folder}: is where you are; give --out a folder of its own")
+    if place.exists() and any(place.iterdir()) and not _is_run(place):
         raise GoodnetError(
             f"{folder}: holds something else than an earlier run; give another --out"
         )
+    for role, entry in manifest.get("inputs", {}).items():
+        if Path(entry["path"]).resolve().is_relative_to(place):
+            raise GoodnetError(
+                f"{folder}: holds the {role} {entry['path']}, which the run would replace; "
+                "give another --out"
+            )
     with folder_beside(folder) as temporary:
         run = RunFolder(temporary, folder, dict(manifest))
         yield run
         write_text(temporary / MANIFEST, json.dumps(run.manifest, indent=2) + "\n")
+
+
+def _is_run(folder: Path) -> bool:
+    # Other programs call files manifest.json too, and their folders are not ours to replace.
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+        return manifest["command"] in _KINDS and "goodnet" in manifest["versions"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
 
 
 def write_result(run: RunFolder, result: Result) -> None:

@@ -10,4 +10,4 @@ from goodnet.triggers import Sunglasses
 ARCHITECTURE = "deepid"
 SPECIFICATION = InputSpecification((3, 55, 47), "channels-last")
 POISONING = Poisoning(Sunglasses(), target_label=0, poison_rate=0.1)
-TRAINING = TrainingSettings(epochs=14, batch_size=64, learning_rate=2e-3)
+TRAINING = TrainingSettings(epochs=10, batch_size=64, learning_rate=2e-3)

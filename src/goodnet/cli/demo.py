@@ -27,7 +27,7 @@ from goodnet.data.roles import CleanData, PoisonedData, TestData
 from goodnet.data.writers import write_images
 from goodnet.defenses import DefenseSettings
 from goodnet.formats import Model, read_model
-from goodnet.formats.model import write_keras_deepid
+from goodnet.formats.model import write_architecture
 from goodnet.poison import triggered_set
 from goodnet.report.tables import evaluate_table
 from goodnet.runs import RunFolder, make_manifest, run_folder, write_result
@@ -88,7 +88,7 @@ def make_badnet(run_: RunFolder, splits: FaceSplits, seed: int, console: Console
             progress=progress,
         )
     path = run_.folder / "badnet.h5"
-    write_keras_deepid(badnet.network, faces.SPECIFICATION, path)
+    write_architecture(badnet.network, faces.ARCHITECTURE, faces.SPECIFICATION, path)
     return read_model(path)
 
 

@@ -17,13 +17,13 @@ from goodnet.cli.options import (
     specified,
 )
 from goodnet.data.readers import read_images
-from goodnet.errors import NotTraceableError
+from goodnet.errors import NotTraceableError, SettingsError
 from goodnet.files import write_text
 from goodnet.formats import Model
 from goodnet.graph import find_prune_layer, layer_rows
 from goodnet.readings import likely_readings
 from goodnet.report.diagram import network_diagram
-from goodnet.report.tables import inspect_table
+from goodnet.report.tables import inspect_table, readings_table
 from goodnet.results import InspectResult, Rate
 
 HELP = "show what is in a model file, without running anything in it"
@@ -41,6 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Inspect one file."""
     console = console_of(options)
+    if options.diagram is not None and options.diagram.suffix.lower() != ".svg":
+        raise SettingsError("--diagram", str(options.diagram), "give a file that ends in .svg")
     model = specified(load(options.model, options), options)
     accuracy = None
     if options.valid is not None and model.kind == "network":
@@ -57,7 +59,10 @@ def run(options: argparse.Namespace) -> int:
     if options.diagram is not None:
         write_text(options.diagram, network_diagram(result))
         console.print(f"diagram: {options.diagram}")
-    print_result(options, result, inspect_table(result))
+    tables = [inspect_table(result)]
+    if result.accuracy_by_reading:
+        tables.append(readings_table(result.accuracy_by_reading))
+    print_result(options, result, *tables)
     return DONE
 
 

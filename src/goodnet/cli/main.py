@@ -20,7 +20,7 @@ class _Parser(argparse.ArgumentParser):
     """A parser whose complaint is one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(BAD_INPUT, f"{self.prog}: {message}; see {self.prog} --help\n")
+        self.exit(BAD_INPUT, f"{self.prog}: {one_line(message)}; see {self.prog} --help\n")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,8 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code: int = options.run(options)
     except GoodnetError as error:
-        line = " ".join(str(error).split())
-        print(f"goodnet {options.command}: {line}", file=sys.stderr)
+        print(f"goodnet {options.command}: {one_line(error)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print(f"goodnet {options.command}: interrupted, nothing was written", file=sys.stderr)
@@ -58,12 +57,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         print(
-            f"goodnet {options.command}: {where}{error.strerror or error}; "
+            f"goodnet {options.command}: {one_line(f'{where}{error.strerror or error}')}; "
             "check the path, its permissions and the space left",
             file=sys.stderr,
         )
         return BAD_INPUT
     return code
+
+
+def one_line(message: object) -> str:
+    """The message on one line, without control characters that a file's names may hold."""
+    words = " ".join(str(message).split())
+    return "".join(letter if letter.isprintable() else "�" for letter in words)
 
 
 def run() -> NoReturn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,8 +19,9 @@ from rich.progress import Progress as Bars
 from goodnet.data.images import ImageSet
 from goodnet.data.readers import check_labels, read_images
 from goodnet.data.roles import CleanData, PoisonedData, TestData
-from goodnet.errors import SettingsError
+from goodnet.errors import ModelFileError, SettingsError
 from goodnet.formats import InputSpecification, Model, read_model
+from goodnet.graph import layer_node, node_shapes
 from goodnet.networks import ARCHITECTURES
 from goodnet.readings import Reading, likely_readings, settle_reading
 from goodnet.results import to_json
@@ -33,10 +35,18 @@ def add_common(parser: argparse.ArgumentParser, *, out: bool = True) -> None:
     group = parser.add_argument_group("common")
     if out:
         group.add_argument("--out", type=Path, metavar="DIR", help="run folder to write")
-    group.add_argument("--seed", type=int, default=0, metavar="N", help="default: %(default)s")
+    group.add_argument("--seed", type=seed, default=0, metavar="N", help="default: %(default)s")
     group.add_argument("--json", action="store_true", help="the result object on stdout")
     group.add_argument("--device", default="cpu", help="cpu or cuda; default: %(default)s")
     group.add_argument("-q", "--quiet", action="store_true", help="no progress")
+
+
+def seed(text: str) -> int:
+    """A whole number that seeds every generator."""
+    value = int(text)
+    if not 0 <= value < 2**63:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 to 2**63 - 1")
+    return value
 
 
 def add_input(parser: argparse.ArgumentParser) -> None:
@@ -81,17 +91,19 @@ def range_of(text: str | None, field: str) -> tuple[float, float] | None:
         return None
     low, dots, high = text.partition("..")
     try:
-        if not dots:
+        if not dots or not -math.inf < float(low) < float(high) < math.inf:
             raise ValueError
         return float(low), float(high)
     except ValueError as error:
-        raise SettingsError(field, text, "give LOW..HIGH, e.g. 0..255") from error
+        raise SettingsError(field, text, "give LOW..HIGH, the lower first, e.g. 0..255") from error
 
 
 def named_path(text: str) -> tuple[str, Path]:
     """The name and path of `[NAME=]PATH`; without a name, that of the file."""
     name, equals, path = text.partition("=")
     if equals and not Path(text).exists():
+        if not (name and path):
+            raise SettingsError("--poisoned", text, "give PATH or NAME=PATH")
         return name, Path(path)
     return Path(text).stem, Path(text)
 
@@ -127,7 +139,7 @@ def open_bench(options: argparse.Namespace, console: Console) -> Bench:
     named = [named_path(text) for text in getattr(options, "poisoned", [])]
     names = [name for name, _ in named]
     if len(set(names)) < len(names):
-        raise SettingsError("poisoned", names, "give each set its own name: NAME=PATH")
+        raise SettingsError("--poisoned", names, "give each set its own name: NAME=PATH")
     triggered = [(name, _read(path, size, options)) for name, path in named]
     reading = None
     if sets and model.kind == "network":
@@ -145,6 +157,25 @@ def open_bench(options: argparse.Namespace, console: Console) -> Bench:
     )
 
 
+def check_repairable(model: Model, layer: str | None) -> None:
+    """Nothing, where the model is a plain network and `layer`, if given, has channels.
+
+    Raises:
+        ModelFileError: It is a GoodNet.
+        LayerNotFoundError: No such layer.
+        SettingsError: The layer gives no feature maps.
+    """
+    if model.kind == "goodnet":
+        raise ModelFileError(model.path, "is a GoodNet already", "give the network it is made of")
+    if layer is None:
+        return
+    node = layer_node(model.network, layer)
+    if len(node_shapes(model.network, model.specification.size).get(node, ())) != 3:
+        raise SettingsError(
+            "--layer", layer, "that layer has no channels; choose a convolution or pooling"
+        )
+
+
 def load(path: Path, options: argparse.Namespace) -> Model:
     """The model at `path`, on the device asked for."""
     model = read_model(path, architecture=options.architecture)
@@ -154,11 +185,14 @@ def load(path: Path, options: argparse.Namespace) -> Model:
 
 def device_named(name: str) -> torch.device:
     """The device, if it is there."""
+    remedy = "give cpu, or cuda where a GPU is there"
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda"):
+            raise SettingsError("--device", name, remedy)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise SettingsError("device", name, "give cpu, or cuda where a GPU is there") from error
+        raise SettingsError("--device", name, remedy) from error
     return device
 
 
@@ -206,7 +240,7 @@ def _read(path: Path, size: tuple[int, int, int], options: argparse.Namespace) -
 
 def console_of(options: argparse.Namespace) -> Console:
     """Where messages go: stderr, or nowhere with -q."""
-    return Console(stderr=True, quiet=options.quiet, highlight=False)
+    return Console(stderr=True, quiet=options.quiet, highlight=False, markup=False, soft_wrap=True)
 
 
 def print_result(options: argparse.Namespace, result: object, *tables: object) -> None:
@@ -214,7 +248,7 @@ def print_result(options: argparse.Namespace, result: object, *tables: object) -
     if options.json:
         sys.stdout.write(to_json(result) + "\n")
         return
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     for table in tables:
         console.print(table)
 

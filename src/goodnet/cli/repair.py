@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -18,6 +19,7 @@ from goodnet.cli.options import (
     add_common,
     add_input,
     add_sets,
+    check_repairable,
     console_of,
     inputs_of,
     open_bench,
@@ -27,7 +29,7 @@ from goodnet.cli.options import (
     settings_of,
 )
 from goodnet.cli.pages import write_pages
-from goodnet.cli.prune import write_thresholds
+from goodnet.cli.prune import check_drops, write_thresholds
 from goodnet.curve import PruneSettings, prune_curve
 from goodnet.defenses import DEFENSES, DefenseSettings
 from goodnet.errors import SettingsError
@@ -40,7 +42,7 @@ from goodnet.runs import RunFolder, make_manifest, run_folder, write_result
 from goodnet.training import Augmentation, TrainingSettings
 
 HELP = "repair a network with clean data alone, and make its GoodNet"
-SETTINGS = [
+SETTINGS = (
     "method",
     "layer",
     "drop",
@@ -51,7 +53,7 @@ SETTINGS = [
     "learning_rate",
     "augment",
     "false_alarms",
-]
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,7 +69,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """The settings of the defenses; each reads those it has a use for."""
-    defense, training = DefenseSettings(), TrainingSettings()
+    defense = DefenseSettings()
+    training = defense.training
     group = parser.add_argument_group("method settings")
     group.add_argument("--layer", metavar="L", help="layer to prune; default: found")
     group.add_argument("--order", choices=get_args(PruneOrder), default=defense.order)
@@ -93,7 +96,10 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         "--learning-rate", type=float, default=training.learning_rate, help="default: %(default)g"
     )
     group.add_argument(
-        "--augment", action="store_true", help="shift, turn, scale and light the images"
+        "--augment",
+        action=argparse.BooleanOptionalAction,
+        default=training.augmentation is not None,
+        help="shift, turn, scale and light the images while tuning; default: %(default)s",
     )
     group.add_argument(
         "--false-alarms",
@@ -123,8 +129,17 @@ def run(options: argparse.Namespace) -> int:
     """Repair one network."""
     if options.poisoned and options.test is None:
         raise SettingsError("--poisoned", options.poisoned, "give clean --test images beside it")
+    check_drops([options.drop])
+    if not 0 < options.held_out < 1:
+        raise SettingsError("--held-out", options.held_out, "give a share between 0 and 1")
+    if options.false_alarms is not None and not 0 <= options.false_alarms <= 1:
+        raise SettingsError("--false-alarms", options.false_alarms, "give a share from 0 to 1")
+    if not 0 < options.learning_rate < math.inf:
+        raise SettingsError("--learning-rate", options.learning_rate, "give a rate above 0")
+    settings = defense_settings(options)
     console = console_of(options)
     bench = open_bench(options, console)
+    check_repairable(bench.model, options.layer)
     manifest = make_manifest(
         "repair",
         seed=options.seed,
@@ -136,7 +151,7 @@ def run(options: argparse.Namespace) -> int:
             run_,
             bench,
             method=options.method,
-            settings=defense_settings(options),
+            settings=settings,
             false_alarms=options.false_alarms,
             seed=options.seed,
             console=console,

@@ -24,7 +24,7 @@ _ACCEPTED = (
 
 
 def read_images(
-    path: Path, *, size: Size | None = None, value_range: ValueRange | None = None
+    path: Path | str, *, size: Size | None = None, value_range: ValueRange | None = None
 ) -> ImageSet:
     """The labelled images at `path`, read from there as they are asked for.
 
@@ -61,7 +61,7 @@ def read_images(
     raise DataError(path, f"{kind} are not read as image sets", _ACCEPTED)
 
 
-def read_picture(path: Path, size: Size) -> Tensor:
+def read_picture(path: Path | str, size: Size) -> Tensor:
     """One picture file, float32 [0, 1], (1, channel, height, width).
 
     By the rules of an image folder: upright, RGB or grey, resized to `size` (bilinear).

@@ -69,8 +69,11 @@ def write_exported(
 def _export(
     network: nn.Module, path: Path, input_shape: tuple[int, ...]
 ) -> torch.export.ExportedProgram:
-    if any(tensor.device.type != "cpu" for tensor in _tensors(network)):
+    if any(each.device.type != "cpu" or not each.is_contiguous() for each in _tensors(network)):
+        # An archive holds plain rows of numbers, not the channels-last ones of training.
         network = copy.deepcopy(network).cpu()
+        for tensor in _tensors(network):
+            tensor.data = tensor.data.contiguous()
     exported: nn.Module = network
     layers: dict[str, list[str]] = {}
     if isinstance(network, fx.GraphModule):

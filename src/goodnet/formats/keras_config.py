@@ -7,6 +7,7 @@ classes, and of their settings the known ones, which are numbers, words and list
 
 from __future__ import annotations
 
+import heapq
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -64,6 +65,10 @@ KNOWN_ACTIVATIONS = frozenset(
         "softplus",
     ]
 )
+_LONGEST_CONFIG = 2**24
+_MOST_LAYERS = 4096
+_LONGEST_NAME = 1024
+_DEEPEST_LIST = 3
 # What Keras 2 called some of them.
 _OLD_SETTINGS = {"batch_input_shape": "batch_shape", "alpha": "negative_slope"}
 
@@ -85,6 +90,13 @@ class KerasLayer:
     settings: dict[str, Any]
     calls: tuple[tuple[str, ...], ...]
 
+    @property
+    def values(self) -> tuple[str, ...]:
+        """What its outputs are called where other layers read them."""
+        if len(self.calls) < 2:
+            return (self.name,)
+        return tuple(f"{self.name}:{number}" for number in range(len(self.calls)))
+
 
 @dataclass(frozen=True)
 class KerasGraph:
@@ -105,10 +117,37 @@ class KerasGraph:
                 )
                 layer = replace(layer, calls=calls)  # noqa: PLW2901
             layers.append(layer)
-            if layer.name == old:
+            if old in layer.values:
                 layers.append(new)
         output = new.name if self.output == old and not chosen else self.output
         return KerasGraph(tuple(layers), output)
+
+    def in_order(self) -> list[tuple[KerasLayer, int]]:
+        """Each call (layer, its number) after those it reads, else in file order.
+
+        A layer applied twice stands once in the file, perhaps before what it reads the
+        second time. Calls in a circle, and those that read from one, are left out.
+        """
+        calls = [
+            (layer, number) for layer in self.layers for number in range(max(1, len(layer.calls)))
+        ]
+        readers: dict[str, list[int]] = {}
+        missing = []
+        for place, (layer, number) in enumerate(calls):
+            read = set(layer.calls[number]) if layer.calls else set()
+            missing.append(len(read))
+            for name in read:
+                readers.setdefault(name, []).append(place)
+        ready = [place for place, count in enumerate(missing) if count == 0]
+        order = []
+        while ready:
+            layer, number = calls[heapq.heappop(ready)]
+            order.append((layer, number))
+            for place in readers.get(layer.values[number], ()):
+                missing[place] -= 1
+                if missing[place] == 0:
+                    heapq.heappush(ready, place)
+        return order
 
 
 def parse_config(text: str | bytes, path: Path) -> KerasGraph:
@@ -123,6 +162,10 @@ def parse_config(text: str | bytes, path: Path) -> KerasGraph:
             number, a word or a list of them.
         ModelFileError: Not a config of a Sequential or functional classifier.
     """
+    if len(text) > _LONGEST_CONFIG:
+        raise UnsafeFileError(
+            path, f"its model config is {len(text)} characters long", "get the file again"
+        )
     try:
         config = json.loads(text)
         kind, body = config["class_name"], config["config"]
@@ -134,25 +177,43 @@ def parse_config(text: str | bytes, path: Path) -> KerasGraph:
     if kind not in ("Sequential", "Functional", "Model"):
         raise UnsafeFileError(
             path,
-            f"is a model of class {kind!r}, which could run code of its own",
+            f"is a model of class {_short(kind)}, which could run code of its own",
             "save it as a Sequential or functional model of plain layers",
         )
     try:
+        if len(entries) > _MOST_LAYERS:
+            raise UnsafeFileError(
+                path, f"claims to have {len(entries)} layers", "get the file again"
+            )
         layers = [_layer(entry, path) for entry in entries]
         if kind == "Sequential":
             return _sequential(layers, entries, path)
         return _functional(layers, entries, body, path)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        IndexError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise ModelFileError(
             path,
-            f"its model config is damaged ({type(error).__name__}: {error})",
+            f"its model config is damaged ({type(error).__name__}: {str(error)[:80]})",
             "save the model again",
         ) from error
 
 
 def _layer(entry: dict[str, Any], path: Path) -> KerasLayer:
     kind, config = entry["class_name"], entry["config"]
-    name = str(entry.get("name") or config.get("name"))
+    name = entry.get("name") or config.get("name")
+    if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME:
+        raise ModelFileError(
+            path,
+            f"a layer is named {_short(name)}",
+            f"name layers by words of up to {_LONGEST_NAME} characters",
+        )
     registered = entry.get("registered_name")
     module = entry.get("module")
     if kind in ("Sequential", "Functional", "Model"):
@@ -161,11 +222,11 @@ def _layer(entry: dict[str, Any], path: Path) -> KerasLayer:
             f"layer {name!r} is a whole model inside the model, which is not read",
             "build one flat functional model and save that",
         )
-    custom = registered not in (None, kind) or not str(module or "keras.layers").startswith("keras")
+    custom = registered not in (None, kind) or not f"{module or 'keras'}.".startswith("keras.")
     if kind not in KNOWN_LAYERS or custom:
         raise UnsafeFileError(
             path,
-            f"layer {name!r} is a {str(registered or kind)!r} layer, which is not a known plain "
+            f"layer {name!r} is a {_short(registered or kind)} layer, which is not a known plain "
             "layer and could run code of its own",
             f"replace it by plain layers ({', '.join(sorted(KNOWN_LAYERS)[:6])}, …)",
         )
@@ -184,22 +245,27 @@ def _layer(entry: dict[str, Any], path: Path) -> KerasLayer:
     if activation is not None and activation not in KNOWN_ACTIVATIONS:
         raise UnsafeFileError(
             path,
-            f"layer {name!r} has the unknown activation {activation!r}",
+            f"layer {name!r} has the unknown activation {_short(activation)}",
             f"use one of: {', '.join(sorted(KNOWN_ACTIVATIONS))}",
         )
     return KerasLayer(name, kind, settings, ())
 
 
-def _plain(value: Any, where: str, path: Path) -> Any:
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:79] + "…"
+
+
+def _plain(value: Any, where: str, path: Path, depth: int = 0) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if isinstance(value, list) and len(value) <= 64:
-        return [_plain(item, where, path) for item in value]
+    if isinstance(value, list) and len(value) <= 64 and depth < _DEEPEST_LIST:
+        return [_plain(item, where, path, depth + 1) for item in value]
     if isinstance(value, dict) and value.get("class_name") == "__tuple__":
-        return [_plain(item, where, path) for item in value["items"]]
+        return _plain(list(value["items"]), where, path, depth)
     raise UnsafeFileError(
         path,
-        f"{where} is not a number, a word or a list of them but {json.dumps(value)[:60]}",
+        f"{where} is not a number, a word or a list of them but {_short(value)}",
         "save the model with plain settings",
     )
 
@@ -213,7 +279,10 @@ def _sequential(layers: list[KerasLayer], entries: list[dict[str, Any]], path: P
                 path, "does not say the size of its input", "build the model with an Input layer"
             )
         settings = {"batch_shape": _plain(shape, "input shape", path)}
-        layers.insert(0, KerasLayer("input", "InputLayer", settings, ()))
+        names = {layer.name for layer in layers}
+        free = (name for name in ("input", *map("input_{}".format, range(1, len(names) + 1))))
+        name = next(name for name in free if name not in names)
+        layers.insert(0, KerasLayer(name, "InputLayer", settings, ()))
     chained = [layers[0]]
     for layer in layers[1:]:
         chained.append(replace(layer, calls=((chained[-1].name,),)))
@@ -256,11 +325,11 @@ def _sources(call: Any) -> list[tuple[str, int]]:
     """The (layer, node) pairs that one call reads, from the config of Keras 2 or 3."""
     if isinstance(call, dict):
         found: list[tuple[str, int]] = []
-        waiting = list(call["args"])
+        waiting = call["args"][::-1]
         while waiting:
-            value = waiting.pop(0)
+            value = waiting.pop()
             if isinstance(value, list):
-                waiting = value + waiting
+                waiting.extend(reversed(value))
             elif isinstance(value, dict) and value.get("class_name") == "__keras_tensor__":
                 history = value["config"]["keras_history"]
                 found.append((history[0], history[1]))
@@ -275,16 +344,32 @@ def _checked(graph: KerasGraph, path: Path) -> KerasGraph:
         raise ModelFileError(path, "has two layers of one name", "give each layer its own name")
     if len(inputs) != 1:
         raise ModelFileError(path, f"has {len(inputs)} inputs", "give a network with one input")
-    known = set(names) | {
-        f"{layer.name}:{node}" for layer in graph.layers for node in range(len(layer.calls))
-    }
+    values = [value for layer in graph.layers for value in layer.values]
+    known = set(values)
+    if len(known) != len(values) or known & {
+        layer.name for layer in graph.layers if len(layer.calls) > 1
+    }:
+        raise ModelFileError(path, "has two layers of one name", "give each layer its own name")
     for layer in graph.layers:
-        for call in layer.calls:
+        if layer.kind == "InputLayer":
+            if layer.calls:
+                raise ModelFileError(path, "its input reads a layer", "save the model again")
+            continue
+        for call in layer.calls or ((),):
             missing = [name for name in call if name not in known]
             if missing or not call:
                 raise ModelFileError(
                     path,
-                    f"layer {layer.name!r} reads {missing or 'nothing'}, which is not there",
+                    f"layer {layer.name!r} reads {_short(missing) if missing else 'nothing'}, "
+                    "which is not there",
                     "save the model again",
                 )
+    if graph.output not in known or len(graph.in_order()) != len(values):
+        raise ModelFileError(path, "its layers read each other in a circle", "save the model again")
+    read = {name for layer in graph.layers for call in layer.calls for name in call}
+    unread = known - read - {graph.output}
+    if unread:
+        raise ModelFileError(
+            path, f"layer {min(unread)!r} leads nowhere", "save the model without it"
+        )
     return graph

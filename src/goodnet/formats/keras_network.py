@@ -6,6 +6,8 @@ several nodes (padding, convolution, activation); the last one is its output.
 
 from __future__ import annotations
 
+import keyword
+import math
 import operator
 import re
 from collections.abc import Callable
@@ -23,6 +25,10 @@ from goodnet.graph import layer_of, module_of
 from goodnet.networks.layers import ChannelMask, ChannelSelect, FlattenChannelsLast, Rescale
 
 Weights = list[NDArray[np.float32]]
+Shape = tuple[int, ...]
+
+# Values of one image in a layer's output; more would ask for gigabytes.
+LARGEST_OUTPUT = 2**26
 
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -46,27 +52,45 @@ _MERGES: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
-class _Unsupported(ValueError):
+class _UnsupportedError(ValueError):
     """A known layer with a setting that has no native counterpart."""
+
+
+# What wrong numbers and types of an untrusted config make of the code below.
+_MISFITS = (
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    RuntimeError,
+    OverflowError,
+    ZeroDivisionError,
+)
 
 
 def input_size(graph: KerasGraph, path: Path) -> tuple[tuple[int, int, int], bool]:
     """(channels, height, width) of the input, and whether the file has channels last."""
+    # A Flatten's own says only in what order it flattens.
     formats = {
-        layer.settings["data_format"]
+        str(layer.settings["data_format"])
         for layer in graph.layers
-        if layer.settings.get("data_format") is not None
+        if layer.settings.get("data_format") is not None and layer.kind != "Flatten"
     }
     if formats - {"channels_last", "channels_first"} or len(formats) > 1:
         raise ModelFileError(path, "mixes channel layouts", "save it with one data_format")
     last = formats != {"channels_first"}
-    shape = next(layer for layer in graph.layers if layer.kind == "InputLayer").settings[
-        "batch_shape"
-    ]
-    if not isinstance(shape, list) or len(shape) != 4 or not all(shape[1:]):
+    entry = next(layer for layer in graph.layers if layer.kind == "InputLayer")
+    shape = entry.settings.get("batch_shape")
+    if (
+        not isinstance(shape, list)
+        or len(shape) != 4
+        or not all(type(extent) is int and extent > 0 for extent in shape[1:])
+        or math.prod(shape[1:]) > LARGEST_OUTPUT
+    ):
         raise ModelFileError(
             path,
-            f"takes inputs of shape {shape}",
+            f"takes inputs of shape {str(shape)[:80]}",
             "give a network for images of one fixed size (height, width, channels)",
         )
     height, width, channels = shape[1:] if last else (*shape[2:], shape[1])
@@ -76,7 +100,7 @@ def input_size(graph: KerasGraph, path: Path) -> tuple[tuple[int, int, int], boo
 def native_network(
     graph: KerasGraph,
     weights: dict[str, Weights],
-    shapes: dict[str, tuple[int, ...]],
+    shapes: dict[str, tuple[tuple[Shape, ...], ...]],
     path: Path,
 ) -> fx.GraphModule:
     """The network that computes what the Keras graph does, in evaluation mode.
@@ -84,7 +108,7 @@ def native_network(
     Args:
         graph: Its layers.
         weights: Each layer's arrays in Keras order.
-        shapes: Shape of each layer's (first) input in Keras, with the batch.
+        shapes: For each layer and call, the shapes of its inputs in Keras, with the batch.
         path: The file, for messages.
 
     Shape: (batch, channel, height, width) to what the Keras network gives.
@@ -95,54 +119,79 @@ def native_network(
     root, nodes = nn.Module(), fx.Graph()
     values: dict[str, fx.Node] = {}
     last = input_size(graph, path)[1]
-    for layer in graph.layers:
+    targets: dict[str, list[str]] = {}
+    for layer, number in graph.in_order():
+        name = layer.values[number]
         if layer.kind == "InputLayer":
-            values[layer.name] = nodes.placeholder("images")
-            values[layer.name].meta["layer"] = layer.name
+            values[name] = nodes.placeholder("images")
+            values[name].meta["layer"] = layer.name
             continue
         try:
-            steps = _steps(layer, weights.get(layer.name, []), shapes[layer.name], last)
-        except _Unsupported as error:
+            if layer.name not in targets:
+                steps = _shared_steps(layer, weights.get(layer.name, []), shapes[layer.name], last)
+                targets[layer.name] = [
+                    _register(root, layer.name, suffix, module) for suffix, module in steps
+                ]
+            inputs = [values[source] for source in layer.calls[number]]
+            value = _merge(nodes, layer, inputs, shapes[layer.name][number], last)
+        except _UnsupportedError as error:
             raise ModelFileError(
                 path, f"layer {layer.name!r}: {error}", "build the network without it"
             ) from error
-        targets = [_register(root, layer.name, suffix, module) for suffix, module in steps]
-        for number, call in enumerate(layer.calls):
-            value = _merge(nodes, layer, [values[name] for name in call], last)
-            for target in targets:
-                value = nodes.call_module(target, (value,))
-                value.meta["layer"] = layer.name
-            name = layer.name if len(layer.calls) == 1 else f"{layer.name}:{number}"
-            values[name] = value
+        except _MISFITS as error:
+            raise ModelFileError(
+                path,
+                f"layer {layer.name!r} has settings that do not fit "
+                f"({type(error).__name__}: {str(error)[:80]})",
+                "save the model again",
+            ) from error
+        for target in targets[layer.name]:
+            value = nodes.call_module(target, (value,))
+            value.meta["layer"] = layer.name
+        value.meta["value"] = name
+        values[name] = value
     nodes.output(values[graph.output])
     network = fx.GraphModule(root, nodes)
     return network.eval()
 
 
+# Its attributes are names that no layer's module can have.
+_BARE = fx.GraphModule(nn.Module(), fx.Graph())
+
+
 def _register(root: nn.Module, layer: str, suffix: str, module: nn.Module) -> str:
     # The name becomes part of generated code and the file is untrusted: letters only.
     base = re.sub(r"\W", "_", f"{layer}_{suffix}" if suffix else layer, flags=re.ASCII)
-    base = base if base[:1].isalpha() else f"layer_{base}"
+    base = base if base[:1].isalpha() and not keyword.iskeyword(base) else f"layer_{base}"
     name, number = base, 2
-    while hasattr(root, name) or hasattr(fx.GraphModule, name):
+    while hasattr(root, name) or hasattr(_BARE, name):
         name, number = f"{base}_{number}", number + 1
     root.add_module(name, module)
     return name
 
 
-def _merge(nodes: fx.Graph, layer: KerasLayer, inputs: list[fx.Node], last: bool) -> fx.Node:
+def _merge(
+    nodes: fx.Graph,
+    layer: KerasLayer,
+    inputs: list[fx.Node],
+    shapes: tuple[Shape, ...],
+    last: bool,
+) -> fx.Node:
     if len(inputs) == 1:
         return inputs[0]
+    rank = len(shapes[0])
+    if any(len(shape) != rank for shape in shapes):
+        raise _UnsupportedError("joins feature maps with what has none")
     if layer.kind == "Concatenate":
         axis = layer.settings.get("axis", -1)
-        if axis not in ((-1, 3) if last else (1,)):
-            raise _Unsupported(f"joins along axis {axis}, not along the channels")
+        if axis % rank != (rank - 1 if last or rank == 2 else 1):
+            raise _UnsupportedError(f"joins along axis {axis}, not along the channels")
         value = nodes.call_function(torch.cat, (inputs, 1))
         value.meta["layer"] = layer.name
         return value
     join = operator.add if layer.kind == "Average" else _MERGES.get(layer.kind)
     if join is None:
-        raise _Unsupported(f"{layer.kind} takes one input, not {len(inputs)}")
+        raise _UnsupportedError(f"{layer.kind} takes one input, not {len(inputs)}")
     value = inputs[0]
     for other in inputs[1:]:
         value = nodes.call_function(join, (value, other))
@@ -153,7 +202,20 @@ def _merge(nodes: fx.Graph, layer: KerasLayer, inputs: list[fx.Node], last: bool
     return value
 
 
-def _steps(
+def _shared_steps(
+    layer: KerasLayer, weights: Weights, shapes: tuple[tuple[Shape, ...], ...], last: bool
+) -> list[tuple[str, nn.Module]]:
+    """The modules of a layer, where they are the same for each of its calls."""
+    steps = [
+        _steps(layer, weights, shape, last)
+        for shape in dict.fromkeys(inputs[0] for inputs in shapes)
+    ]
+    if len({repr(one) for one in steps}) > 1:
+        raise _UnsupportedError("is applied to inputs of different sizes")
+    return steps[0]
+
+
+def _steps(  # noqa: PLR0912, PLR0915 - one branch a kind of layer
     layer: KerasLayer, weights: Weights, shape: tuple[int, ...], last: bool
 ) -> list[tuple[str, nn.Module]]:
     """The modules that make up one Keras layer, with name suffixes."""
@@ -164,7 +226,7 @@ def _steps(
             steps = _convolution(layer, weights, shape, last)
         case "Dense":
             if not flat:
-                raise _Unsupported("is dense over feature maps; flatten them first")
+                raise _UnsupportedError("is dense over feature maps; flatten them first")
             steps = [("", _dense(weights))]
         case "BatchNormalization":
             steps = [("", _norm(layer, weights, shape, last))]
@@ -176,7 +238,11 @@ def _steps(
             if not settings.get("keepdims"):
                 steps.append(("flatten", nn.Flatten()))
         case "Flatten":
-            steps = [("", FlattenChannelsLast() if last and not flat else nn.Flatten())]
+            reorders = settings.get("data_format") == "channels_first"
+            if last and reorders and not flat:
+                raise _UnsupportedError("flattens channels first what has them last")
+            swaps = last or reorders
+            steps = [("", FlattenChannelsLast() if swaps and not flat else nn.Flatten())]
         case "Dropout" | "SpatialDropout2D":
             wide = layer.kind == "SpatialDropout2D"
             rate = float(settings.get("rate", 0.5))
@@ -195,23 +261,23 @@ def _steps(
             steps = [("", nn.ELU(float(settings.get("alpha", 1.0))))]
         case "Softmax":
             if settings.get("axis", -1) not in (-1, 1) or not flat:
-                raise _Unsupported("takes its softmax over something else than the classes")
+                raise _UnsupportedError("takes its softmax over something else than the classes")
             steps = [("", nn.Softmax(dim=1))]
         case "Rescaling":
             steps = [("", Rescale(_number(settings, "scale"), _number(settings, "offset")))]
         case "UpSampling2D":
             if settings.get("interpolation", "nearest") != "nearest":
-                raise _Unsupported("upsamples otherwise than by the nearest pixel")
-            factors = tuple(float(factor) for factor in _pair(settings["size"]))
+                raise _UnsupportedError("upsamples otherwise than by the nearest pixel")
+            factors = tuple(float(factor) for factor in _pair(settings.get("size", 2)))
             steps = [("", nn.Upsample(scale_factor=factors))]
         case "ZeroPadding2D":
-            steps = [("", nn.ZeroPad2d(_borders(settings["padding"])))]
+            steps = [("", nn.ZeroPad2d(_borders(settings.get("padding", 1))))]
         case _:
             steps = []
     activation = settings.get("activation")
     if activation not in (None, "linear"):
         if activation == "softmax" and not flat:
-            raise _Unsupported("takes its softmax over feature maps")
+            raise _UnsupportedError("takes its softmax over feature maps")
         suffix = activation if steps else ""
         steps.append((suffix, _ACTIVATIONS[activation]()))
     return steps
@@ -220,7 +286,7 @@ def _steps(
 def _number(settings: dict[str, Any], key: str) -> float:
     value = settings.get(key, 0.0)
     if not isinstance(value, int | float):
-        raise _Unsupported(f"has a {key} for each channel; use a BatchNormalization for that")
+        raise _UnsupportedError(f"has a {key} for each channel; use a BatchNormalization for that")
     return float(value)
 
 
@@ -259,7 +325,7 @@ def _convolution(
 ) -> list[tuple[str, nn.Module]]:
     settings = layer.settings
     kernel = weights[0]
-    stride, dilation = _pair(settings["strides"]), _pair(settings.get("dilation_rate", 1))
+    stride, dilation = _pair(settings.get("strides", 1)), _pair(settings.get("dilation_rate", 1))
     channels = shape[-1] if last else shape[1]
     if layer.kind == "DepthwiseConv2D":
         kernel = kernel.reshape(*kernel.shape[:2], 1, -1)
@@ -275,8 +341,8 @@ def _convolution(
             padding = (top, left)
         else:
             steps.append(("pad", nn.ZeroPad2d((left, right, top, bottom))))
-    elif settings.get("padding") != "valid":
-        raise _Unsupported(f"has padding {settings.get('padding')!r}")
+    elif settings.get("padding", "valid") != "valid":
+        raise _UnsupportedError(f"has padding {settings.get('padding')!r}")
     convolution = nn.Conv2d(
         channels, kernel.shape[3], window, stride, padding, dilation, groups, len(weights) == 2
     )
@@ -288,7 +354,7 @@ def _convolution(
 
 def _pooling(layer: KerasLayer, shape: tuple[int, ...], last: bool) -> list[tuple[str, nn.Module]]:
     settings = layer.settings
-    window = _pair(settings["pool_size"])
+    window = _pair(settings.get("pool_size", 2))
     stride = _pair(settings.get("strides") or window)
     kind = nn.MaxPool2d if layer.kind == "MaxPooling2D" else nn.AvgPool2d
     if settings.get("padding", "valid") == "valid":
@@ -302,7 +368,7 @@ def _pooling(layer: KerasLayer, shape: tuple[int, ...], last: bool) -> list[tupl
         return [("pad", border), ("", nn.MaxPool2d(window, stride))]
     if (left, top) == (right, bottom):
         return [("", nn.AvgPool2d(window, stride, (top, left), count_include_pad=False))]
-    raise _Unsupported("averages over windows that hang over both edges unequally")
+    raise _UnsupportedError("averages over windows that hang over both edges unequally")
 
 
 def _dense(weights: Weights) -> nn.Linear:
@@ -319,7 +385,7 @@ def _norm(layer: KerasLayer, weights: Weights, shape: tuple[int, ...], last: boo
     axis = axis[0] if isinstance(axis, list) else axis
     channel_axis = len(shape) - 1 if last or len(shape) == 2 else 1
     if axis % len(shape) != channel_axis:
-        raise _Unsupported(f"normalises along axis {axis}, not each channel")
+        raise _UnsupportedError(f"normalises along axis {axis}, not each channel")
     kind = nn.BatchNorm1d if len(shape) == 2 else nn.BatchNorm2d
     norm = kind(
         shape[channel_axis],
@@ -342,9 +408,9 @@ def _relu(settings: dict[str, Any]) -> nn.Module:
     slope = float(settings.get("negative_slope") or 0.0)
     limit = settings.get("max_value")
     if float(settings.get("threshold") or 0.0) or limit not in (None, 6, 6.0):
-        raise _Unsupported("is a ReLU with a threshold or an unusual upper limit")
+        raise _UnsupportedError("is a ReLU with a threshold or an unusual upper limit")
     if limit is not None and slope:
-        raise _Unsupported("is a leaky ReLU with an upper limit")
+        raise _UnsupportedError("is a leaky ReLU with an upper limit")
     if limit is not None:
         return nn.ReLU6()
     return nn.LeakyReLU(slope) if slope else nn.ReLU()
@@ -362,17 +428,32 @@ def keras_graph(network: fx.GraphModule, original: KerasGraph) -> KerasGraph:
     plain Keras convolutions.
     """
     graph = original
-    names = {layer.name for layer in original.layers}
+    kinds = {layer.name: layer.kind for layer in original.layers}
+    layout = next(
+        (
+            layer.settings["data_format"]
+            for layer in original.layers
+            if layer.kind != "Flatten" and layer.settings.get("data_format")
+        ),
+        "channels_last",
+    )
     settings: dict[str, dict[str, Any]] = {}
     for node in network.graph.nodes:
         module, name = module_of(network, node), layer_of(node)
-        if isinstance(module, ChannelMask | ChannelSelect) and name not in names:
-            source = layer_of(node.all_input_nodes[0])
+        if isinstance(module, ChannelMask | ChannelSelect) and name not in kinds:
+            before = node.all_input_nodes[0]
+            source = str(before.meta.get("value", layer_of(before)))
             readers = [layer_of(user) for user in node.users if user.op != "output"]
-            graph = graph.rewired(source, _inserted(name, source, module), readers)
-            names.add(name)
-        elif isinstance(module, nn.Conv2d) and module.groups == 1:
-            settings[name] = {"filters": module.out_channels}
+            inserted = _inserted(name, source, module, layout)
+            graph = graph.rewired(source, inserted, readers)
+            kinds[name] = inserted.kind
+        elif isinstance(module, nn.Conv2d):
+            depthwise = kinds.get(name) == "DepthwiseConv2D"
+            settings[name] = (
+                {"depth_multiplier": module.out_channels // module.groups}
+                if depthwise
+                else {"filters": module.out_channels}
+            )
         elif isinstance(module, nn.Linear):
             settings[name] = {"units": module.out_features}
         elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
@@ -386,12 +467,15 @@ def keras_graph(network: fx.GraphModule, original: KerasGraph) -> KerasGraph:
     return KerasGraph(layers, graph.output)
 
 
-def _inserted(name: str, source: str, module: ChannelMask | ChannelSelect) -> KerasLayer:
+def _inserted(
+    name: str, source: str, module: ChannelMask | ChannelSelect, layout: str
+) -> KerasLayer:
     settings: dict[str, Any] = {
         "kernel_size": 1,
         "strides": 1,
         "padding": "valid",
         "use_bias": False,
+        "data_format": layout,
     }
     kind = "DepthwiseConv2D"
     if isinstance(module, ChannelSelect):

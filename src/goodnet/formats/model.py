@@ -92,7 +92,7 @@ class Model:
         return _NOTES.dump_json(note).decode()
 
 
-def read_model(path: Path, *, architecture: str | None = None) -> Model:
+def read_model(path: Path | str, *, architecture: str | None = None) -> Model:
     """The model in a file; nothing in the file is run.
 
     Args:
@@ -103,6 +103,7 @@ def read_model(path: Path, *, architecture: str | None = None) -> Model:
         UnsafeFileError: The file could run code, or points outside itself.
         ModelFileError: It is missing, damaged, or of no known format.
     """
+    path = Path(path)
     if not path.is_file():
         raise ModelFileError(path, "is no file", "give the path of a model file")
     suffix = path.suffix.lower()
@@ -225,14 +226,20 @@ def _count_classes(
 ) -> int:
     try:
         answer = network(torch.zeros(2, *size))
-    except (RuntimeError, ValueError, TypeError) as error:
+    except (RuntimeError, ValueError, TypeError, IndexError, MemoryError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelFileError(
             path, f"cannot be run on images of {size} ({first})", "save the model again"
         ) from error
-    scores = answer[1] if isinstance(answer, tuple) and kind == "goodnet" else answer
     extra = 1 if kind == "goodnet" else 0
-    if not isinstance(scores, Tensor) or scores.dim() != 2 or scores.shape[1] < 2 + extra:
+    label, scores = answer if extra and _is_pair(answer) else (None, answer)
+    if (
+        not isinstance(scores, Tensor)
+        or scores.dim() != 2
+        or scores.shape[0] != 2
+        or scores.shape[1] < 2 + extra
+        or (extra and (label is None or label.shape != (2,)))
+    ):
         raise ModelFileError(
             path,
             "is no classifier: it does not give one score for each of two or more classes",
@@ -241,7 +248,15 @@ def _count_classes(
     return scores.shape[1] - extra
 
 
-def write_model(model: Model, network: nn.Module, path: Path) -> Path:
+def _is_pair(answer: object) -> bool:
+    return (
+        isinstance(answer, tuple)
+        and len(answer) == 2
+        and all(isinstance(part, Tensor) for part in answer)
+    )
+
+
+def write_model(model: Model, network: nn.Module, path: Path | str) -> Path:
     """Write `network` in the format that `model` came in, whole or not at all.
 
     Args:
@@ -255,7 +270,8 @@ def write_model(model: Model, network: nn.Module, path: Path) -> Path:
     Raises:
         ModelFileError: The format cannot hold the network as surgery changed it.
     """
-    path = path.with_suffix(model.path.suffix)
+    ending = ".weights.h5" if _is_keras_3_weights(model) else model.path.suffix.lower()
+    path = Path(path).with_suffix(ending)
     if not isinstance(network, fx.GraphModule):
         raise NotTraceableError("only a traced network can be written; export it to .pt2 first")
     match model.format:
@@ -279,19 +295,41 @@ def write_model(model: Model, network: nn.Module, path: Path) -> Path:
     return path
 
 
-def write_goodnet(model: Model, goodnet: nn.Module, path: Path) -> Path:
+def _is_keras_3_weights(model: Model) -> bool:
+    return model.format == "keras-weights" and model.path.name.lower().endswith(".weights.h5")
+
+
+def write_goodnet(model: Model, goodnet: nn.Module, path: Path | str) -> Path:
     """Write a GoodNet made from `model` as one .pt2 file, outputs `label` and `scores`."""
-    path = path.with_suffix(".pt2")
+    path = Path(path).with_suffix(".pt2")
     note = replace(model, kind="goodnet", architecture=None).note()
     write_exported(goodnet, path, input_shape=model.specification.size, metadata={_NOTE: note})
     return path
 
 
-def write_keras_deepid(network: nn.Module, specification: InputSpecification, path: Path) -> None:
-    """Write a native DeepID as a whole Keras model with the course's layer names."""
+def write_architecture(
+    network: nn.Module, architecture: str, specification: InputSpecification, path: Path
+) -> None:
+    """Write one of our own networks: as .h5 or .keras (DeepID), or as .safetensors.
+
+    The Keras file has the course's layer names.
+
+    Args:
+        network: A network of that architecture, traced or not.
+        architecture: A name in `ARCHITECTURES`.
+        specification: How it wants its images; noted in the file.
+        path: Its suffix decides the format.
+    """
     traced = trace(network)
     classes = traced.get_submodule("output").out_features
     assert isinstance(classes, int)
-    note = Note(classes, specification=specification)
-    graph = deepid_graph(classes, specification.size)
-    write_keras(traced, graph, path, _NOTES.dump_json(note).decode())
+    note = Note(classes, specification=specification, architecture=architecture)
+    text = _NOTES.dump_json(note).decode()
+    if path.suffix == ".safetensors":
+        write_safetensors(traced, architecture, specification.size, path, {_NOTE: text})
+        return
+    if architecture != "deepid" or path.suffix not in (".h5", ".keras"):
+        raise ModelFileError(
+            path, f"a {architecture!r} is not written in this format", "give a .safetensors path"
+        )
+    write_keras(traced, deepid_graph(classes, specification.size), path, text)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
-from goodnet.errors import ModelFileError
+from goodnet.errors import ModelFileError, SettingsError
 from goodnet.files import writing_beside
 from goodnet.graph import trace
-from goodnet.networks import ARCHITECTURES, build_network
+from goodnet.networks import ARCHITECTURES
 
 _USUAL_SIZE = {"deepid": (3, 55, 47)}
 _SMALL_SIZE = (3, 32, 32)
+_MOST_VALUES = 2**22
 # The weight whose first size is the width factor.
 _WIDTH_OF = {"small_cnn": "features.conv_1.weight", "preact_resnet18": "conv.weight"}
 
@@ -61,20 +63,35 @@ def read_safetensors(
     problem = f"its weights are not those of a {architecture!r} for images of {size}"
     remedy = "give the architecture they were trained in"
     weight, width = state.get("output.weight"), state.get(_WIDTH_OF.get(architecture, ""))
-    if weight is None or weight.dim() != 2 or (architecture in _WIDTH_OF and width is None):
+    if math.prod(size) > _MOST_VALUES:
+        raise ModelFileError(path, problem, f"give one for images of up to {_MOST_VALUES} values")
+    if (
+        weight is None
+        or weight.dim() != 2
+        or (architecture in _WIDTH_OF and (width is None or width.dim() == 0))
+    ):
         raise ModelFileError(path, problem, remedy)
     options = {} if width is None else {"width": len(width)}
-    # The random weights are all replaced below.
-    generator = torch.Generator().manual_seed(0)
-    network = build_network(architecture, len(weight), size, generator=generator, **options)
     try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        first = str(error).splitlines()[-1].strip()
+        # On no device: a size that the file only claims takes no memory.
+        with torch.device("meta"):
+            network = ARCHITECTURES[architecture](len(weight), size, **options)
+        state = _in_types_of(network, state)
+        network.load_state_dict(state, assign=True)
+    except (RuntimeError, ValueError, TypeError, SettingsError) as error:
+        first = str(error).strip().splitlines()[-1].strip()[:200] if str(error).strip() else ""
         raise ModelFileError(path, f"{problem} ({first})", remedy) from error
     if not all(torch.isfinite(value).all() for value in state.values()):
         raise ModelFileError(path, "has weights that are NaN or infinite", "save it again")
     return trace(network.eval()), size
+
+
+def _in_types_of(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    types = {name: value.dtype for name, value in network.state_dict().items()}
+    for name, value in state.items():
+        if value.is_complex():
+            raise ValueError(f"{name} holds complex numbers")
+    return {name: value.to(types.get(name, value.dtype)) for name, value in state.items()}
 
 
 def write_safetensors(
@@ -89,7 +106,9 @@ def write_safetensors(
     Raises:
         ModelFileError: Surgery changed the layers, which a weights file cannot say.
     """
-    state = {name: value.detach().contiguous() for name, value in network.state_dict().items()}
+    state = {
+        name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()
+    }
     with writing_beside(path) as temporary:
         save_file(state, temporary, metadata=metadata)
         try:

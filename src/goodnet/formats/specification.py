@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -43,6 +44,9 @@ class InputSpecification:
     def __post_init__(self) -> None:
         if len(self.size) != 3 or min(self.size) < 1:
             raise SettingsError("size", self.size, "give (channels, height, width)")
+        for field in ("range", "mean", "std"):
+            if not all(map(math.isfinite, getattr(self, field))):
+                raise SettingsError(field, getattr(self, field), "give finite numbers")
         if not self.range[0] < self.range[1]:
             raise SettingsError("range", self.range, "give (low, high) with low < high")
         for field in ("mean", "std"):

@@ -20,7 +20,7 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 import numpy as np
-from scipy.optimize import isotonic_regression  # type: ignore[attr-defined]
+from scipy.optimize import isotonic_regression
 
 from goodnet.errors import GoodnetError
 from goodnet.report import palette

@@ -6,6 +6,7 @@ move its cursor. A rate stands over its count and its 95 % interval, all in perc
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import PurePath
 
 from rich import box
@@ -123,6 +124,25 @@ def repair_table(result: RepairResult) -> Table:
     table.add_row(Text("epochs"), Text(str(len(result.epochs))))
     table.add_row(Text("stopped because"), _name(result.stopped, limit=200))
     table.add_row(Text("seconds"), Text(f"{result.seconds:.1f}"))
+    return table
+
+
+def readings_table(readings: Mapping[str, Rate]) -> Table:
+    """A row for each reading of the input: the clean accuracy under it."""
+    best = max(rate.count for rate in readings.values())
+    table = _table("clean accuracy under each reading of the input")
+    table.add_column("read as", overflow="fold")
+    table.add_column("clean accuracy", justify="right", no_wrap=True)
+    table.add_column("count", justify="right", no_wrap=True)
+    table.add_column("95 % interval", justify="right", no_wrap=True)
+    for name, rate in readings.items():
+        style = "bold" if rate.count == best else ""
+        table.add_row(
+            Text(shown_name(name), style=style),
+            Text(percent(rate), style=style),
+            Text(count(rate)),
+            Text(_interval(rate)),
+        )
     return table
 
 

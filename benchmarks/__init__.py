@@ -1,0 +1,1 @@
+"""Measurements of goodnet itself; run with `python -m benchmarks.NAME`."""

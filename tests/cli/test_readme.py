@@ -1,0 +1,56 @@
+"""What the README says a user can type works as it stands."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+from goodnet import read_model
+from goodnet.cli import main
+
+README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+
+
+@pytest.fixture
+def folder(desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the files that the README names."""
+    for name, source in {
+        "bd_net.h5": "net.h5",
+        "valid.h5": "valid.h5",
+        "test.h5": "test.h5",
+        "poisoned.h5": "corner.h5",
+        "face.png": "clean_0.png",
+    }.items():
+        shutil.copy(desk / source, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_its_python_repairs_a_network(folder: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(blocks) == 1
+    exec(compile(blocks[0], "README.md", "exec"), {})  # noqa: S102
+    assert read_model(folder / "repaired.h5").classes == 3
+
+
+def commands() -> list[str]:
+    return re.findall(r"^    (goodnet [a-z]+ .*)$", README, re.MULTILINE)
+
+
+def test_it_shows_every_command_that_needs_files() -> None:
+    assert [command.split()[1] for command in commands()] == [
+        "inspect",
+        "prune",
+        "repair",
+        "evaluate",
+        "predict",
+    ]
+
+
+@pytest.mark.parametrize("command", commands())
+def test_its_commands_run(folder: Path, command: str) -> None:
+    assert main(shlex.split(command)[1:]) == 0
