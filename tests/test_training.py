@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from goodnet.data.roles import CleanData
 from goodnet.errors import GoodnetError, SettingsError
-from goodnet.training import Augmentation, Training, TrainingSettings, train
+from goodnet.training import Augmentation, Training, TrainingSettings, _layout, train
 
 Untouched = Callable[[nn.Module], AbstractContextManager[None]]
 SHORT = TrainingSettings(epochs=3, batch_size=8, learning_rate=0.01)
@@ -278,3 +278,14 @@ def test_the_loss_is_cross_entropy_over_all_images(lamps: nn.Sequential, clean: 
     how = TrainingSettings(epochs=1, batch_size=30)
     expected = F.cross_entropy(lamps(clean.pixels()), clean.labels).detach()
     assert trained(lamps, clean, how).epochs[0].loss == pytest.approx(float(expected), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("stride", "layout"), [(1, torch.channels_last), (2, torch.contiguous_format)]
+)
+def test_strided_pointwise_convolutions_are_trained_in_the_plain_layout(
+    stride: int, layout: torch.memory_format
+) -> None:
+    # torch 2.13 corrupts memory in their channels-last gradient.
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1, stride=stride))
+    assert _layout(network) == layout

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from goodnet.answers import device_of
+from goodnet.answers import INFERENCE_BATCH, device_of
 from goodnet.data.roles import Batches
 from goodnet.errors import LayerNotFoundError, SettingsError, SurgeryError
 from goodnet.graph import near_names
@@ -52,7 +52,7 @@ def layer_outputs(
     trunk: nn.Module,
     data: Batches,
     *,
-    batch_size: int = 256,
+    batch_size: int = INFERENCE_BATCH,
     memory_budget: int = MEMORY_BUDGET,
 ) -> LayerOutputs:
     """The trunk's output over `data`, computed once.
@@ -142,6 +142,11 @@ def prune_order(means: Tensor, order: PruneOrder = "increasing") -> Tensor:
         means: Mean activation of each channel.
         order: `increasing` prunes dormant channels first, as the paper does.
     """
+    check_order(order)
+    return torch.argsort(means, stable=True, descending=order == "decreasing")
+
+
+def check_order(order: str) -> None:
+    """Refuse an order of another name."""
     if order not in get_args(PruneOrder):
         raise SettingsError("order", order, f"choose one of: {', '.join(get_args(PruneOrder))}")
-    return torch.argsort(means, stable=True, descending=order == "decreasing")

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from goodnet.activations import PruneOrder
+from goodnet.activations import PruneOrder, check_order
 from goodnet.data.roles import Batches, CleanData, PoisonedData, TestData, require_clean
 from goodnet.defenses.prune import channels_for_drop
+from goodnet.defenses.repaired import check_drop
 from goodnet.evaluate import attack_success_rate, rate
 from goodnet.graph import find_prune_layer, trace
 from goodnet.results import ChannelActivations, CurveRow, PruneResult, ThresholdRow
@@ -38,6 +39,11 @@ class PruneSettings:
     layer: str | None = None
     order: PruneOrder = "increasing"
     drops: tuple[float, ...] = DROPS
+
+    def __post_init__(self) -> None:
+        check_order(self.order)
+        for drop in self.drops:
+            check_drop(drop)
 
 
 def prune_curve(

@@ -54,13 +54,16 @@ class LayerRow:
 class InspectResult:
     """What `goodnet inspect` found in a model file.
 
-    `accuracy_by_reading` is filled when data was given: clean accuracy under each
-    likely reading of the input. `refused` lists what was in the file and not read.
+    `input_stated` tells whether the file or the user said how the input is read;
+    otherwise `input` is the usual reading. `accuracy_by_reading` is filled when data was
+    given: clean accuracy under each likely reading of the input. `refused` lists what was
+    in the file and not read.
     """
 
     path: str
     format: str
     input: dict[str, Any]
+    input_stated: bool
     classes: int
     layers: tuple[LayerRow, ...]
     prune_layer: str | None
@@ -222,9 +225,9 @@ class PredictResult:
 
 
 def to_json(record: object, *, indent: int | None = 2) -> str:
-    """`record` (a results dataclass) as JSON text; fields that are None are left out."""
+    """`record` (a results dataclass) as JSON text; what was not measured is null."""
     adapter: TypeAdapter[Any] = TypeAdapter(type(record))
-    return adapter.dump_json(record, indent=indent, exclude_none=True).decode()
+    return adapter.dump_json(record, indent=indent).decode()
 
 
 def from_json(kind: type[Record], text: str | bytes, source: str | Path) -> Record:

@@ -85,7 +85,7 @@ class TrainingSettings:
         for field in ("epochs", "batch_size", "patience"):
             if getattr(self, field) < 1:
                 raise SettingsError(field, getattr(self, field), "give at least 1")
-        if not self.learning_rate > 0:
+        if not 0 < self.learning_rate < math.inf:
             raise SettingsError("learning_rate", self.learning_rate, "give a rate above 0")
 
 
@@ -149,7 +149,8 @@ def _train(
 ) -> Training:
     trained = copy.deepcopy(network)
     logits_of = _logits(trained)
-    trained.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    layout = _layout(trained)
+    trained.to(memory_format=layout)  # type: ignore[call-overload]
     device = next(trained.parameters()).device
     optimizer = torch.optim.AdamW(
         trained.parameters(),
@@ -173,9 +174,7 @@ def _train(
             images = as_float(pixels[chosen])
             if settings.augmentation is not None:
                 images = settings.augmentation(images, generator)
-            inputs = data.specification.prepare(images).contiguous(
-                memory_format=torch.channels_last
-            )
+            inputs = data.specification.prepare(images).contiguous(memory_format=layout)
             loss = F.cross_entropy(logits_of(inputs.to(device)), labels[chosen].to(device))
             optimizer.zero_grad()
             loss.backward()
@@ -205,6 +204,19 @@ def _train(
     if best_state is not None:
         trained.load_state_dict(best_state)
     return Training(trained.eval(), tuple(history), stopped)
+
+
+def _layout(network: nn.Module) -> torch.memory_format:
+    """Channels last, which is about twice as fast on CPUs, where it is safe.
+
+    torch 2.13 writes past its memory in the gradient of a strided 1x1 convolution in this
+    layout (odd batch, fewer than 16 channels, two threads).
+    """
+    strided = any(
+        isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and module.stride != (1, 1)
+        for module in network.modules()
+    )
+    return torch.contiguous_format if strided else torch.channels_last
 
 
 def _logits(network: nn.Module) -> nn.Module:

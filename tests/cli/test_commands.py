@@ -43,11 +43,11 @@ def test_inspect(goodnet: Command, desk: Path, tmp_path: Path) -> None:
     result = answer.json()
     assert set(result) == {
         "path", "format", "input", "classes", "layers", "prune_layer", "refused",
-        "accuracy_by_reading",
+        "accuracy_by_reading", "input_stated",
     }  # fmt: skip
     assert (result["format"], result["classes"], result["prune_layer"]) == ("keras-h5", 3, "pool_3")
     assert result["input"]["size"] == [3, 16, 16]
-    assert result["input"]["stated"] is False
+    assert result["input_stated"] is False
     assert [layer["name"] for layer in result["layers"]] == [
         "images", "conv_3", "pool_3", "mean", "output",
     ]  # fmt: skip
@@ -121,9 +121,9 @@ def test_repair(method: str, goodnet: Command, desk: Path, tmp_path: Path) -> No
     assert result["method"] == method
     assert value(result["valid_accuracy_before"]) == 1.0
     assert value(result["false_alarm_rate"]) <= 0.1
-    assert ("layer" in result) == (method in ("prune", "fine-prune"))
+    assert (result["layer"] is not None) == (method in ("prune", "fine-prune"))
     assert len(result["epochs"]) == (0 if method == "prune" else 1)
-    assert "evaluate" not in result
+    assert result["evaluate"] is None
     assert read_model(Path(result["network"])).kind == "network"
     assert read_model(Path(result["goodnet"])).kind == "goodnet"
     assert {Path(result["network"]).parent, Path(result["goodnet"]).parent} == {out}
@@ -198,7 +198,7 @@ def test_evaluate_without_true_labels_can_be_reported(
         "evaluate", desk / "net.h5", "--test", desk / "test.h5", "--poisoned",
         tmp_path / "corner.h5", "--out", out, "--json",
     )  # fmt: skip
-    assert "recovered_accuracy" not in answer.json()["networks"][0]["poisoned"][0]
+    assert answer.json()["networks"][0]["poisoned"][0]["recovered_accuracy"] is None
     assert goodnet("report", out).code == 0
 
 
@@ -220,7 +220,7 @@ def test_predict(goodnet: Command, desk: Path, repaired: Path) -> None:
     flagged = labels(repaired / "goodnet.pt2")
     assert [row["backdoored"] for row in flagged] == [False] * 3 + [True] * 3
     assert [row["class_index"] for row in flagged] == [0, 1, 2, 3, 3, 3]
-    assert all("label" not in row for row in flagged[3:])
+    assert all(row["label"] is None for row in flagged[3:])
     table = goodnet("predict", repaired / "goodnet.pt2", clean[0], corner[0]).out
     assert "label 0" in table
     assert "backdoored" in table

@@ -72,7 +72,7 @@ WRONG: dict[str, tuple[str, str, str]] = {
     "held out nothing": (REPAIR + " --held-out 0", "--held-out is 0.0", "between 0 and 1"),
     "false alarms": (REPAIR + " --false-alarms 5", "--false-alarms is 5.0", "from 0 to 1"),
     "no epochs": (REPAIR.replace("--epochs 1", "--epochs 0"), "epochs is 0", "at least 1"),
-    "no batch": (REPAIR + " --batch-size 0", "batch_size is 0", "at least 1"),
+    "no batch": (REPAIR + " --batch-size 0", "--batch-size is 0", "at least 1"),
     "no rate": (REPAIR + " --learning-rate 0", "--learning-rate is 0.0", "above 0"),
     "negative rate": (REPAIR + " --learning-rate -1", "--learning-rate is -1.0", "above 0"),
     "rate past all bounds": (REPAIR + " --learning-rate inf", "--learning-rate is inf", "a rate"),

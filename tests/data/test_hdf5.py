@@ -13,9 +13,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from goodnet.data.hdf5_text import damaged_heap
 from goodnet.data.readers import read_images
 from goodnet.errors import DataError, GoodnetError, UnsafeFileError
+from goodnet.hdf5_safety import damaged_heap
 
 
 def pictures(count: int) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -120,7 +120,7 @@ def test_a_failed_write_leaves_the_old_file(
     def fail(*_: object, **__: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("goodnet.formats.keras_file.h5py.File.attrs", property(fail))
+    monkeypatch.setattr("goodnet.formats.keras.file.h5py.File.attrs", property(fail))
     with pytest.raises(OSError, match="disk full"):
         write_model(model, model.network, old)
     monkeypatch.undo()

@@ -263,6 +263,7 @@ def inspect_result(
             "channel_order": "RGB",
             "label_offset": 0,
         },
+        input_stated=True,
         classes=1283,
         layers=layers,
         prune_layer=prune_layer,

@@ -76,7 +76,8 @@ def inspected(model: Model, accuracy: dict[str, Rate] | None = None) -> InspectR
     return InspectResult(
         path=str(model.path),
         format=model.format,
-        input={**asdict(model.specification), "stated": model.specified},
+        input=asdict(model.specification),
+        input_stated=model.specified,
         classes=model.classes,
         layers=layer_rows(model.network, size),
         prune_layer=prune_layer,

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from goodnet.cli import demo, evaluate, inspect, predict, prune, repair, report
 from goodnet.cli.exit_codes import BAD_INPUT, DONE, INTERRUPTED
-from goodnet.errors import GoodnetError
+from goodnet.errors import GoodnetError, SettingsError
 
 COMMANDS = (demo, inspect, prune, repair, evaluate, predict, report)
 
@@ -45,7 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code: int = options.run(options)
     except GoodnetError as error:
-        print(f"goodnet {options.command}: {one_line(error)}", file=sys.stderr)
+        shown: GoodnetError = error
+        if isinstance(error, SettingsError) and error.field in vars(options):
+            flag = f"--{error.field.replace('_', '-')}"
+            shown = SettingsError(flag, error.value, error.remedy)
+        print(f"goodnet {options.command}: {one_line(shown)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print(f"goodnet {options.command}: interrupted, nothing was written", file=sys.stderr)

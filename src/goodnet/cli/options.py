@@ -222,6 +222,13 @@ def settle(
     given = readings[0]
     found = "" if reading is given else f" (read as {given.name}: {_share(given)})"
     console.print(f"input read as {reading.name}: {_share(reading)} of clean images right{found}")
+    for other in () if model.specified else readings:
+        same_range = other.specification.range == reading.specification.range
+        if not same_range and other.accuracy.value >= _FEW and not reading.clearly_beats(other):
+            console.print(
+                f"read as {other.name} it does as well ({_share(other)}): the images cannot "
+                "tell which is right; give --input-range if you know"
+            )
     if reading.accuracy.value < _FEW:
         console.print(
             "under no likely reading does this network label half of the clean images rightly: "

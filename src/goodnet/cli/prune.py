@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -28,7 +27,6 @@ from goodnet.cli.options import (
 )
 from goodnet.cli.pages import write_pages
 from goodnet.curve import PruneSettings, prune_curve
-from goodnet.errors import SettingsError
 from goodnet.formats import write_model
 from goodnet.report.tables import thresholds_table
 from goodnet.results import PruneResult, ThresholdRow
@@ -64,12 +62,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Prune one network."""
     torch.manual_seed(options.seed)
-    check_drops(options.drop)
+    settings = PruneSettings(options.layer, options.order, tuple(options.drop))
     console = console_of(options)
     bench = open_bench(options, console)
     check_repairable(bench.model, options.layer)
     assert bench.valid is not None
-    settings = PruneSettings(options.layer, options.order, tuple(options.drop))
     manifest = make_manifest(
         "prune",
         seed=options.seed,
@@ -91,13 +88,6 @@ def run(options: argparse.Namespace) -> int:
     console.print(f"report: {run_.final_path('report.html')}")
     print_result(options, result, thresholds_table(result))
     return DONE
-
-
-def check_drops(drops: Iterable[float]) -> None:
-    """Nothing, where each is a number of points of accuracy; told before any work is done."""
-    for drop in drops:
-        if not 0 <= drop <= 100:
-            raise SettingsError("--drop", drop, "give points of accuracy between 0 and 100")
 
 
 def write_thresholds(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -29,9 +28,9 @@ from goodnet.cli.options import (
     settings_of,
 )
 from goodnet.cli.pages import write_pages
-from goodnet.cli.prune import check_drops, write_thresholds
+from goodnet.cli.prune import write_thresholds
 from goodnet.curve import PruneSettings, prune_curve
-from goodnet.defenses import DEFENSES, DefenseSettings
+from goodnet.defenses import DEFENSES, FINE_TUNING, DefenseSettings
 from goodnet.errors import SettingsError
 from goodnet.evaluate import evaluate_network
 from goodnet.formats import read_model, write_goodnet, write_model
@@ -39,7 +38,7 @@ from goodnet.repair import repair
 from goodnet.report.tables import evaluate_table, repair_table
 from goodnet.results import EvaluateResult, NetworkRow, PruneResult, RepairResult
 from goodnet.runs import RunFolder, make_manifest, run_folder, write_result
-from goodnet.training import Augmentation, TrainingSettings
+from goodnet.training import Augmentation
 
 HELP = "repair a network with clean data alone, and make its GoodNet"
 SETTINGS = (
@@ -116,7 +115,8 @@ def defense_settings(options: argparse.Namespace) -> DefenseSettings:
         drop=options.drop,
         order=options.order,
         held_out=options.held_out,
-        training=TrainingSettings(
+        training=replace(
+            FINE_TUNING,
             epochs=options.epochs,
             batch_size=options.batch_size,
             learning_rate=options.learning_rate,
@@ -129,13 +129,8 @@ def run(options: argparse.Namespace) -> int:
     """Repair one network."""
     if options.poisoned and options.test is None:
         raise SettingsError("--poisoned", options.poisoned, "give clean --test images beside it")
-    check_drops([options.drop])
-    if not 0 < options.held_out < 1:
-        raise SettingsError("--held-out", options.held_out, "give a share between 0 and 1")
     if options.false_alarms is not None and not 0 <= options.false_alarms <= 1:
         raise SettingsError("--false-alarms", options.false_alarms, "give a share from 0 to 1")
-    if not 0 < options.learning_rate < math.inf:
-        raise SettingsError("--learning-rate", options.learning_rate, "give a rate above 0")
     settings = defense_settings(options)
     console = console_of(options)
     bench = open_bench(options, console)

@@ -5,10 +5,11 @@ from goodnet.defenses.fine_tune import fine_tune
 from goodnet.defenses.magnitude import magnitude
 from goodnet.defenses.prune import channels_for_drop, prune
 from goodnet.defenses.registry import DEFENSES
-from goodnet.defenses.repaired import Defense, DefenseSettings, Repaired
+from goodnet.defenses.repaired import FINE_TUNING, Defense, DefenseSettings, Repaired
 
 __all__ = [
     "DEFENSES",
+    "FINE_TUNING",
     "Defense",
     "DefenseSettings",
     "Repaired",

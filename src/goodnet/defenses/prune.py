@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from goodnet.data.roles import CleanData, require_clean
-from goodnet.defenses.repaired import DefenseSettings, Repaired
-from goodnet.errors import SettingsError
+from goodnet.defenses.repaired import DefenseSettings, Repaired, check_drop
 from goodnet.graph import find_prune_layer, trace
 from goodnet.results import ThresholdRule
 from goodnet.surgery import prune_channels
@@ -66,8 +65,7 @@ def channels_for_drop(correct: Tensor, n: int, drop: float, rule: ThresholdRule)
         rule: `at-least` gives the first network at or past the drop, or all K if none
             is; `within` the last one before the curve first falls past it.
     """
-    if not 0 <= drop <= 100:
-        raise SettingsError("drop", drop, "give points of accuracy between 0 and 100")
+    check_drop(drop)
     lost = (correct[0] - correct).to(torch.float64) * 100 / n
     # Counts are whole, so a lost share equals the drop exactly or by a wide margin.
     past = lost >= drop - 1e-9 if rule == "at-least" else lost > drop + 1e-9

@@ -8,8 +8,9 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from goodnet.activations import PruneOrder
+from goodnet.activations import PruneOrder, check_order
 from goodnet.data.roles import CleanData
+from goodnet.errors import SettingsError
 from goodnet.results import EpochRow, LayerSparsity
 from goodnet.training import Augmentation, Progress, TrainingSettings
 
@@ -38,7 +39,7 @@ class Repaired:
 # A high rate and changed images shake a backdoor off that gentle fine-tuning leaves in
 # place. Chosen on the demo's BadNet; see docs/results.md for what that says of others.
 FINE_TUNING = TrainingSettings(
-    epochs=20, batch_size=64, learning_rate=3e-3, augmentation=Augmentation()
+    epochs=20, batch_size=64, learning_rate=3e-3, patience=10, augmentation=Augmentation()
 )
 
 
@@ -61,6 +62,18 @@ class DefenseSettings:
     order: PruneOrder = "increasing"
     held_out: float = 0.2
     training: TrainingSettings = FINE_TUNING
+
+    def __post_init__(self) -> None:
+        check_drop(self.drop)
+        check_order(self.order)
+        if not 0.0 < self.held_out < 1.0:
+            raise SettingsError("held_out", self.held_out, "give a share between 0 and 1")
+
+
+def check_drop(drop: float) -> None:
+    """Refuse a drop that is no number of points of accuracy."""
+    if not 0 <= drop <= 100:
+        raise SettingsError("drop", drop, "give points of accuracy between 0 and 100")
 
 
 class Defense(Protocol):

@@ -17,8 +17,8 @@ from goodnet.errors import (
     UnsafeFileError,
 )
 from goodnet.formats.exported import read_exported, write_exported
-from goodnet.formats.keras_config import KerasGraph
-from goodnet.formats.keras_file import (
+from goodnet.formats.keras.config import KerasGraph
+from goodnet.formats.keras.file import (
     KerasContents,
     deepid_graph,
     is_keras_weights,
@@ -136,8 +136,7 @@ def _keras_weights(path: Path, architecture: str | None) -> Model:
     if architecture != "deepid":
         raise ModelFileError(
             path,
-            "holds weights only"
-            + (f", which are not read as {architecture!r}" * bool(architecture)),
+            "holds weights only" if architecture is None else f"is not read as {architecture!r}",
             "say --architecture deepid if they are a DeepID's, or give the whole model",
         )
     model = _keras_model(path, "keras-weights", read_keras_weights(path))
@@ -197,6 +196,8 @@ def _model(
             "save the model again",
         )
     kind = "network" if note is None else note.kind
+    # Convolutions on CPUs are about twice as fast in this layout; the values are the same.
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Model(
         path=path,
         format=file_format,

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from goodnet.formats.exported_archive import (
+from goodnet.formats.exported.archive import (
     SAVE_AGAIN,
     USE_EVAL,
     MalformedError,

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch._ops import OpOverload
 
-from goodnet.formats.exported_archive import USE_EVAL, MalformedError, UnsafeError, shown
+from goodnet.formats.exported.archive import USE_EVAL, MalformedError, UnsafeError, shown
 
 ATEN = "torch.ops.aten."
 

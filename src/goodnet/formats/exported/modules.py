@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from goodnet.formats.exported_program import Reference
+from goodnet.formats.exported.program import Reference
 from goodnet.networks.layers import ChannelMask, ChannelSelect, FlattenChannelsLast
 
 Kind = TypeVar("Kind", bound=nn.Module)

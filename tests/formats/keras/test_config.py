@@ -15,7 +15,7 @@ import torch
 
 from goodnet.errors import ModelFileError, UnsafeFileError
 from goodnet.formats import read_model, write_model
-from goodnet.formats.keras_config import KerasGraph, parse_config
+from goodnet.formats.keras.config import KerasGraph, parse_config
 from goodnet.graph import layer_rows
 from goodnet.surgery import prune_channels, remove_channels
 

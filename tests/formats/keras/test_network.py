@@ -15,7 +15,7 @@ from torch import fx, nn
 
 from goodnet.errors import ModelFileError, NotTraceableError, SurgeryError
 from goodnet.formats import read_model, write_model
-from goodnet.formats.keras_config import KNOWN_ACTIVATIONS, KNOWN_LAYERS
+from goodnet.formats.keras.config import KNOWN_ACTIVATIONS, KNOWN_LAYERS
 from goodnet.formats.model import Model
 from goodnet.graph import find_prune_layer
 from goodnet.surgery import prune_channels, remove_channels

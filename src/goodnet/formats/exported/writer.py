@@ -18,8 +18,8 @@ from torch import Tensor, fx, nn
 
 from goodnet.errors import ModelFileError, SettingsError
 from goodnet.files import write_bytes
-from goodnet.formats.exported_operations import is_known
-from goodnet.formats.exported_program import LAYER_KEY
+from goodnet.formats.exported.operations import is_known
+from goodnet.formats.exported.program import LAYER_KEY
 
 METADATA_FOLDER = "extra/goodnet/"
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch._ops import OpOverload
 
-from goodnet.formats.exported_archive import USE_EVAL, MalformedError, shown
-from goodnet.formats.exported_modules import ChannelsLast, Layer, Stored, Transposed, layer_of
-from goodnet.formats.exported_names import LayerNames, ModuleNames, modules_with_tensors
-from goodnet.formats.exported_operations import (
+from goodnet.formats.exported.archive import USE_EVAL, MalformedError, shown
+from goodnet.formats.exported.modules import ChannelsLast, Layer, Stored, Transposed, layer_of
+from goodnet.formats.exported.names import LayerNames, ModuleNames, modules_with_tensors
+from goodnet.formats.exported.operations import (
     SIZE_OPERATIONS,
     bind,
     call_arguments,
@@ -24,7 +24,7 @@ from goodnet.formats.exported_operations import (
     may_alias,
     resolve,
 )
-from goodnet.formats.exported_program import ExportedProgram, Operation, Reference, references
+from goodnet.formats.exported.program import ExportedProgram, Operation, Reference, references
 
 _FUNCTIONAL = "export it again and call run_decompositions() on the program before saving"
 

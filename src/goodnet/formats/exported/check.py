@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from goodnet.formats.exported_archive import MalformedError, shown
+from goodnet.formats.exported.archive import MalformedError, shown
 
 FREE_BATCH = (
     "export it again with a free batch size: torch.export.export(network, (images,), "

@@ -21,7 +21,7 @@ from torch import fx
 
 from goodnet.errors import GoodnetError, ModelFileError, UnsafeFileError
 from goodnet.formats import Model, read_model, write_model
-from goodnet.formats.keras_file import deepid_graph, is_keras_weights
+from goodnet.formats.keras.file import deepid_graph, is_keras_weights
 from goodnet.hdf5_safety import check_hdf5
 from goodnet.surgery import prune_channels, remove_channels
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 from torch import fx, nn
 
-from goodnet.formats.exported_program import ExportedProgram, Operation
+from goodnet.formats.exported.program import ExportedProgram, Operation
 
 # Names that attributes of a traced network have already.
 _TAKEN_ATTRIBUTES = frozenset(dir(fx.GraphModule(nn.Module(), fx.Graph())))

@@ -21,9 +21,9 @@ from torch import Tensor, fx, nn
 
 from goodnet.errors import ModelFileError, SettingsError, UnsafeFileError
 from goodnet.formats.exported import read_exported, write_exported
-from goodnet.formats.exported_archive import MalformedError
-from goodnet.formats.exported_names import ModuleNames
-from goodnet.formats.exported_operations import allowed_operations, is_known, resolve
+from goodnet.formats.exported.archive import MalformedError
+from goodnet.formats.exported.names import ModuleNames
+from goodnet.formats.exported.operations import allowed_operations, is_known, resolve
 from goodnet.networks import DeepID, PreActResNet18
 from goodnet.networks.layers import ChannelMask, ChannelSelect, FlattenChannelsLast
 

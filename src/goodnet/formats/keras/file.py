@@ -24,8 +24,8 @@ from torch import fx
 
 from goodnet.errors import GoodnetError, ModelFileError, UnsafeFileError
 from goodnet.files import writing_beside
-from goodnet.formats.keras_config import KerasGraph, KerasLayer, parse_config
-from goodnet.formats.keras_network import (
+from goodnet.formats.keras.config import KerasGraph, KerasLayer, parse_config
+from goodnet.formats.keras.network import (
     LARGEST_OUTPUT,
     Shape,
     Weights,

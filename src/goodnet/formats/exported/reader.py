@@ -14,13 +14,11 @@ from pathlib import Path
 from torch import Tensor, fx
 
 from goodnet.errors import ModelFileError, UnsafeFileError
-from goodnet.formats.exported_archive import Archive, MalformedError, UnsafeError, open_archive
-from goodnet.formats.exported_check import FREE_BATCH, check_images_apart, check_runs, flatten_views
-from goodnet.formats.exported_graph import build_network
-from goodnet.formats.exported_program import ExportedProgram, parse_program
-from goodnet.formats.exported_writer import METADATA_FOLDER, write_exported
-
-__all__ = ["ExportedContents", "read_exported", "write_exported"]
+from goodnet.formats.exported.archive import Archive, MalformedError, UnsafeError, open_archive
+from goodnet.formats.exported.check import FREE_BATCH, check_images_apart, check_runs, flatten_views
+from goodnet.formats.exported.graph import build_network
+from goodnet.formats.exported.program import ExportedProgram, parse_program
+from goodnet.formats.exported.writer import METADATA_FOLDER
 
 _FLOAT32 = 7
 _PIXEL_LIMIT = 2**28

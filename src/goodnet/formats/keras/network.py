@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from goodnet.errors import ModelFileError
-from goodnet.formats.keras_config import KerasGraph, KerasLayer
+from goodnet.formats.keras.config import KerasGraph, KerasLayer
 from goodnet.graph import layer_of, module_of
 from goodnet.networks.layers import ChannelMask, ChannelSelect, FlattenChannelsLast, Rescale
 
