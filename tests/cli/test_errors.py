@@ -12,7 +12,7 @@ import torch
 
 from goodnet.cli import exit_codes
 from goodnet.cli import prune as prune_command
-from goodnet.cli.main import one_line
+from goodnet.cli.program import one_line
 
 Command = Callable[..., Any]
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 from pathlib import Path
 from types import ModuleType
@@ -180,10 +179,10 @@ def test_saved_bytes_are_the_same_twice(examples: ModuleType, tmp_path: Path) ->
 def test_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "curve.png").write_bytes(b"old")
 
-    def fail(_: int) -> None:
+    def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(os, "fsync", fail)
+    monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
         save_figure(Figure(figsize=(1, 1)), tmp_path, "curve")
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [

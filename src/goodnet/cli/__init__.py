@@ -1,5 +1,5 @@
 """The command line: one file a command."""
 
-from goodnet.cli.main import main, run
+from goodnet.cli.program import main, run
 
 __all__ = ["main", "run"]

@@ -13,8 +13,8 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from goodnet.errors import DataError
+from goodnet.files import write_bytes
 from goodnet.report import palette
-from goodnet.report.files import write_beside
 from goodnet.report.verdict import MEANINGS, NO_POISONED, roles, verdict
 from goodnet.report.wording import (
     grouped,
@@ -152,7 +152,7 @@ def write_page(
         evaluate=evaluate,
         figures=figures,
     )
-    write_beside(Path(path), page.encode("utf-8"))
+    write_bytes(Path(path), page.encode("utf-8"))
     return Path(path)
 
 

@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.ticker import FuncFormatter
 
+from goodnet.files import write_bytes
 from goodnet.report import palette
-from goodnet.report.files import write_beside
 from goodnet.report.wording import poisoned_names, shown_name
 from goodnet.results import PruneResult, Rate, ThresholdRow
 
@@ -191,7 +191,7 @@ def save_figure(figure: Figure, folder: str | Path, name: str) -> tuple[Path, ..
     contents = {".png": picture.getvalue(), ".svg": figure_svg(figure).encode()}
     paths = tuple(Path(folder) / f"{name}{ending}" for ending in contents)
     for path, content in zip(paths, contents.values(), strict=True):
-        write_beside(path, content)
+        write_bytes(path, content)
     return paths
 
 

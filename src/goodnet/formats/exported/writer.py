@@ -9,7 +9,6 @@ import operator
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from goodnet.errors import ModelFileError, SettingsError
 from goodnet.files import write_bytes
 from goodnet.formats.exported.operations import is_known
 from goodnet.formats.exported.program import LAYER_KEY
+from goodnet.modes import evaluating
 
 METADATA_FOLDER = "extra/goodnet/"
 
@@ -81,7 +81,7 @@ def _export(
     images = torch.zeros(2, *input_shape)
     sizes = ({0: torch.export.Dim("batch")},)
     try:
-        with _in_eval_mode(exported), torch.no_grad(), warnings.catch_warnings():
+        with evaluating(exported), torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             program = torch.export.export(exported, (images,), dynamic_shapes=sizes, strict=False)
     except Exception as error:
@@ -106,17 +106,6 @@ def _export(
 def _tensors(network: nn.Module) -> Iterator[Tensor]:
     yield from network.parameters()
     yield from network.buffers()
-
-
-@contextmanager
-def _in_eval_mode(network: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 class _Operation(nn.Module):
