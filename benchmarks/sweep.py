@@ -69,12 +69,13 @@ class RandomImages:
 def measure(setting: Setting, *, seed: int) -> Measured:
     """Both ways over the same images, on random weights: no channel is dormant by luck.
 
-    The sweep's time includes the order (mean activations) that both ways need.
+    Both run the network in the layout that `read_model` gives it. The sweep's time includes the order (mean activations) that both ways need.
     """
     generator = torch.Generator().manual_seed(seed)
     network = trace(
         build_network(setting.architecture, setting.classes, setting.size, generator=generator)
     ).eval()
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     layer = find_prune_layer(network, setting.size)
     images = RandomImages(torch.rand(setting.images, *setting.size, generator=generator))
     warm = RandomImages(images.inputs[:32])

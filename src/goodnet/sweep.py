@@ -141,7 +141,7 @@ def plain_predictions(sweep: Sweep, data: Batches) -> tuple[Tensor, Tensor]:
     rows = []
     for count in range(len(sweep.order) + 1):
         pruned = prune_channels(sweep.network, sweep.layer, sweep.order[:count])
-        predictions, labels = answers(pruned, data, batch_size=_BATCH)
+        predictions, labels = answers(pruned, data)
         rows.append(predictions.to(torch.int32))
     return torch.stack(rows), labels
 
@@ -255,9 +255,9 @@ def _argmax_and_ties(logits: Tensor, nearness: float) -> tuple[Tensor, Tensor]:
     """The best class, and where the second best is too near to trust rounding."""
     best, answer = logits.max(1)
     rest = logits.scatter(1, answer[:, None], -torch.inf).amax(1)
-    scale = torch.maximum(best.abs(), logits.amin(1).abs()) + 1.0
-    # Written so that NaN counts as near.
-    return answer, ~(best - rest > nearness * scale)
+    scale = torch.maximum(best.abs(), logits.amin(1).abs())
+    # Written so that NaN counts as near. Logits closer than 1e-6 may have one probability.
+    return answer, ~(best - rest > nearness * scale + 1e-6)
 
 
 def _split_linear(

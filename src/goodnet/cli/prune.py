@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
-import torch
 from torch import Tensor
 
 from goodnet.activations import PruneOrder
@@ -61,7 +60,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Prune one network."""
-    torch.manual_seed(options.seed)
     settings = PruneSettings(options.layer, options.order, tuple(options.drop))
     console = console_of(options)
     bench = open_bench(options, console)
