@@ -278,8 +278,11 @@ def _steps(  # noqa: PLR0912, PLR0915 - one branch a kind of layer
     if activation not in (None, "linear"):
         if activation == "softmax" and not flat:
             raise _UnsupportedError("takes its softmax over feature maps")
-        suffix = activation if steps else ""
-        steps.append((suffix, _ACTIVATIONS[activation]()))
+        module = _ACTIVATIONS[activation]()
+        if steps and isinstance(module, nn.ReLU):
+            # Nothing else reads the layer before its activation, so its memory can serve twice.
+            module.inplace = True
+        steps.append((activation if steps else "", module))
     return steps
 
 
