@@ -20,11 +20,11 @@ BATCHES = (32, 64, 256)
 ROUNDS = 7
 
 
-def seconds(work: Callable[[], object]) -> float:
+def seconds(work: Callable[[int], object], batch: int) -> float:
     """Seconds of one call."""
     start = time.perf_counter()
     with torch.inference_mode():
-        work()
+        work(batch)
     return time.perf_counter() - start
 
 
@@ -51,7 +51,7 @@ def main() -> None:
     for _ in range(ROUNDS):
         for name, run in work.items():
             for batch in BATCHES:
-                taken.setdefault((name, batch), []).append(seconds(lambda b=batch, r=run: r(b)))
+                taken.setdefault((name, batch), []).append(seconds(run, batch))
     best = {name: min(statistics.median(taken[name, batch]) for batch in BATCHES) for name in work}
     for name, median in best.items():
         print(f"{name}: {median:.3f} s for {options.images} images, median of {ROUNDS}", end="; ")

@@ -69,7 +69,8 @@ class RandomImages:
 def measure(setting: Setting, *, seed: int) -> Measured:
     """Both ways over the same images, on random weights: no channel is dormant by luck.
 
-    Both run the network in the layout that `read_model` gives it. The sweep's time includes the order (mean activations) that both ways need.
+    Both run the network in the layout that `read_model` gives it. The sweep's time includes
+    the order (mean activations) that both ways need.
     """
     generator = torch.Generator().manual_seed(seed)
     network = trace(

@@ -26,10 +26,9 @@ def test_the_curve_of_the_lamps_is_the_one_worked_out_by_hand(
 ) -> None:
     settings = PruneSettings("pool", drops=(0.0, 33.0, 50.0))
     with untouched(lamps):
-        result, order = prune_curve(lamps, clean, settings, test=test_data, poisoned=[poisoned])
+        result = prune_curve(lamps, clean, settings, test=test_data, poisoned=[poisoned])
     assert (result.layer, result.channels, result.prune_order) == ("pool", 4, "increasing")
     # Lamp 3 sleeps on clean images and carries the backdoor.
-    assert order.tolist() == [3, 2, 1, 0]
     assert result.order == (3, 2, 1, 0)
     assert [row.channels_pruned for row in result.curve] == [0, 1, 2, 3, 4]
     # A dark image is called class 2, so that lamp 2 is not missed.
@@ -54,19 +53,19 @@ def test_the_curve_of_the_lamps_is_the_one_worked_out_by_hand(
 
 
 def test_columns_without_data_are_absent(lamps: nn.Sequential, clean: CleanData) -> None:
-    result, _ = prune_curve(lamps, clean, PruneSettings("pool"))
+    result = prune_curve(lamps, clean, PruneSettings("pool"))
     assert all(row.clean_accuracy is None for row in result.curve)
     assert all(row.attack_success_rate is None for row in result.curve)
     assert [row.drop for row in result.thresholds] == [2.0, 2.0, 4.0, 4.0, 10.0, 10.0]
 
 
 def test_the_layer_is_found_where_none_is_named(lamps: nn.Sequential, clean: CleanData) -> None:
-    assert prune_curve(lamps, clean, PruneSettings())[0].layer == "relu"
+    assert prune_curve(lamps, clean, PruneSettings()).layer == "relu"
 
 
 def test_the_other_order(lamps: nn.Sequential, clean: CleanData) -> None:
-    result, order = prune_curve(lamps, clean, PruneSettings("pool", order="decreasing"))
-    assert order.tolist() == [0, 1, 2, 3]
+    result = prune_curve(lamps, clean, PruneSettings("pool", order="decreasing"))
+    assert result.order == (0, 1, 2, 3)
     assert result.prune_order == "decreasing"
 
 
@@ -77,7 +76,7 @@ def shuffled(data: PoisonedData | TestData) -> Tensor:
 def test_test_and_poisoned_data_decide_nothing(
     lamps: nn.Sequential, clean: CleanData, test_data: TestData, poisoned: PoisonedData
 ) -> None:
-    alone, _ = prune_curve(lamps, clean, PruneSettings("pool"))
+    alone = prune_curve(lamps, clean, PruneSettings("pool"))
     wrong_test = TestData(
         replace(test_data.images, labels=shuffled(test_data)), test_data.specification
     )
@@ -93,7 +92,7 @@ def test_test_and_poisoned_data_decide_nothing(
         (test_data, PoisonedData(noise, poisoned.specification, "noise")),
     ]
     for test, attack in others:
-        result, _ = prune_curve(lamps, clean, PruneSettings("pool"), test=test, poisoned=[attack])
+        result = prune_curve(lamps, clean, PruneSettings("pool"), test=test, poisoned=[attack])
         assert result.order == alone.order
         assert result.thresholds == alone.thresholds
         assert [row.valid_accuracy for row in result.curve] == [
@@ -126,11 +125,9 @@ class Undecided(nn.Module):
 def test_the_slow_way_draws_the_same_curve(
     lamps: nn.Sequential, clean: CleanData, test_data: TestData, poisoned: PoisonedData
 ) -> None:
-    fast, _ = prune_curve(lamps, clean, PruneSettings("pool"), test=test_data, poisoned=[poisoned])
+    fast = prune_curve(lamps, clean, PruneSettings("pool"), test=test_data, poisoned=[poisoned])
     network = Undecided(lamps).eval()
-    slow, _ = prune_curve(
-        network, clean, PruneSettings("lamps"), test=test_data, poisoned=[poisoned]
-    )
+    slow = prune_curve(network, clean, PruneSettings("lamps"), test=test_data, poisoned=[poisoned])
     assert slow.curve == fast.curve
     assert slow.thresholds == fast.thresholds
     assert slow.activations.triggered == fast.activations.triggered

@@ -120,13 +120,12 @@ def test_weights_alone_are_the_same_network(network: tuple[str, Model], tmp_path
 def lab_curve() -> PruneResult:
     model = read_model(BADNETS / "bd_net.h5")
     specification = type(model.specification)(SIZE, range=(0.0, 255.0))
-    result, _ = prune_curve(
+    return prune_curve(
         model.network,
         CleanData(samples("clean"), specification),
         PruneSettings(),
         poisoned=[PoisonedData(samples("sunglasses"), specification, "sunglasses")],
     )
-    return result
 
 
 def test_pool_3_is_the_layer_to_prune(network: tuple[str, Model], lab_curve: PruneResult) -> None:

@@ -53,8 +53,8 @@ def prune_curve(
     *,
     test: TestData | None = None,
     poisoned: Sequence[PoisonedData] = (),
-) -> tuple[PruneResult, Tensor]:
-    """The prune curve of one layer, and the prune order, int64 (channel,).
+) -> PruneResult:
+    """The prune curve of one layer.
 
     The order and the thresholds come from `clean` alone; pruning fits nothing to its
     labels, so all of it serves both. Test and poisoned sets only add columns.
@@ -99,7 +99,7 @@ def prune_curve(
         clean=_rounded(sweep.means),
         triggered={data.name: _rounded(_means(sweep, data)) for data in poisoned},
     )
-    result = PruneResult(
+    return PruneResult(
         layer=layer,
         channels=len(sweep.order),
         prune_order=settings.order,
@@ -109,7 +109,6 @@ def prune_curve(
         activations=activations,
         seconds=time.perf_counter() - start,
     )
-    return result, sweep.order
 
 
 def _predictions(sweep: Sweep, data: Batches, *, own: bool = False) -> tuple[Tensor, Tensor]:

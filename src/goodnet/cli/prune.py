@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
-from torch import Tensor
+import torch
 
 from goodnet.activations import PruneOrder
 from goodnet.cli.exit_codes import DONE
@@ -73,14 +73,14 @@ def run(options: argparse.Namespace) -> int:
     )
     with run_folder(out_of(options, "prune"), manifest) as run_:
         with console.status("sweeping the prune curve"):
-            result, order = prune_curve(
+            result = prune_curve(
                 bench.model.network,
                 bench.valid,
                 settings,
                 test=bench.test,
                 poisoned=bench.poisoned,
             )
-        result = write_thresholds(run_, bench, result, order, remove=options.remove)
+        result = write_thresholds(run_, bench, result, remove=options.remove)
         write_result(run_, result)
         write_pages(run_.folder, run_.manifest, result, title=f"Pruning {options.model.name}")
     console.print(f"report: {run_.final_path('report.html')}")
@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def write_thresholds(
-    run_: RunFolder, bench: Bench, result: PruneResult, order: Tensor, *, remove: bool = False
+    run_: RunFolder, bench: Bench, result: PruneResult, *, remove: bool = False
 ) -> PruneResult:
     """Write the network of each threshold, and give the result with their paths.
 
@@ -100,7 +100,7 @@ def write_thresholds(
     for row in result.thresholds:
         count = row.channels_pruned
         if count not in written:
-            channels = order[:count]
+            channels = torch.tensor(result.order[:count], dtype=torch.int64)
             network = (
                 remove_channels(
                     bench.model.network, result.layer, channels, bench.specification.size

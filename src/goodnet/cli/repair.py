@@ -203,7 +203,7 @@ def repair_into(
     }
     thresholds: dict[str, tuple[nn.Module, str]] = {}
     if repaired.layer is not None:
-        curve, order = prune_curve(
+        curve = prune_curve(
             model.network,
             bench.valid,
             PruneSettings(repaired.layer, settings.order),
@@ -211,7 +211,7 @@ def repair_into(
             poisoned=bench.poisoned,
         )
         if show_thresholds:
-            curve = write_thresholds(run_, bench, curve, order)
+            curve = write_thresholds(run_, bench, curve)
             thresholds = pruned_networks(run_, curve)
         result = replace(result, prune=curve)
     if bench.test is None:
