@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -89,7 +90,8 @@ def make_badnet(run_: RunFolder, splits: FaceSplits, seed: int, console: Console
         )
     path = run_.folder / "badnet.h5"
     write_architecture(badnet.network, faces.ARCHITECTURE, faces.SPECIFICATION, path)
-    return read_model(path)
+    # The run folder has not its final place yet; what is told of the file has.
+    return replace(read_model(path), path=Path(run_.final_path(path.name)))
 
 
 def write_sets(run_: RunFolder, splits: FaceSplits, model: Model) -> Bench:
