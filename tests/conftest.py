@@ -14,12 +14,17 @@ from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 import torch
+from hypothesis import settings
 from torch import Tensor, nn
 
 from goodnet.data.images import ImageSet
 from goodnet.data.roles import CleanData, PoisonedData, TestData
 from goodnet.formats.specification import InputSpecification
 from goodnet.networks import build_network
+
+# The same examples in every run, and no complaint about a slow machine.
+settings.register_profile("goodnet", deadline=None, derandomize=True)
+settings.load_profile("goodnet")
 
 SIZE = (4, 2, 2)
 SPECIFICATION = InputSpecification(SIZE)

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
@@ -45,7 +45,6 @@ def inputs_of(suspicious: Tensor, trusted: Tensor) -> Tensor:
 SCORE = st.sampled_from([-1e4, -3.0, -1e-7, 0.0, 1e-8, 1e-3, 0.1, 0.1 + 1e-8, 2.0, 90.0, 1e4])
 
 
-@settings(deadline=None)
 @given(
     rows=st.lists(
         st.tuples(*[st.lists(SCORE, min_size=N, max_size=N)] * 2), min_size=1, max_size=6

@@ -37,7 +37,7 @@ class ModelFileError(GoodnetError):
 
 
 class UnsafeFileError(ModelFileError):
-    """A model file asks for something that could run code or touch other files."""
+    """A model or data file asks for something that could run code or touch other files."""
 
     exit_code: ClassVar[int] = 3
 
