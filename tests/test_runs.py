@@ -47,7 +47,9 @@ PRUNED = PruneResult(
 
 
 def manifest(command: str = "evaluate", **inputs: Path) -> dict[str, Any]:
-    return make_manifest(command, seed=3, settings={"drop": [2.0]}, inputs=inputs)
+    return make_manifest(
+        command, title="Evaluation of net.h5", seed=3, settings={"drop": [2.0]}, inputs=inputs
+    )
 
 
 def written(folder: Path, result: Result = EVALUATED, command: str = "evaluate") -> Path:

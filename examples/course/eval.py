@@ -33,7 +33,11 @@ def main() -> int:
         model = read_model(options.network)
         clean = read_images(options.test, size=model.specification.size)
         model = with_likely_reading(model, clean)
-        repaired = read_model(options.network.with_name(f"{options.network.stem}_rp.h5"))
+        beside = options.network.with_name(f"{options.network.stem}_rp.h5")
+        if not beside.exists():
+            print(f"eval.py: {beside}: is not there; run prune.py first", file=sys.stderr)
+            return 2
+        repaired = read_model(beside)
         test = TestData(clean, model.specification)
         images = read_images(options.poisoned, size=model.specification.size)
         poisoned = PoisonedData(images, model.specification, options.poisoned.stem)

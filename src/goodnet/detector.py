@@ -60,7 +60,7 @@ class GoodNet(nn.Module):
 
 
 # Keeps the score of class N apart from the best of the others.
-_MARGIN = 1.0
+_MARGIN = 10.0
 # Disagreement where the labels differ and B′ finds both equally likely.
 _LEAST = torch.finfo(torch.float32).tiny
 

@@ -16,6 +16,8 @@ from goodnet.evaluate import labels_given, rate
 from goodnet.results import RepairResult
 from goodnet.training import Progress, no_progress
 
+FEW_HELD_OUT = 50
+
 
 def repair(
     network: nn.Module,
@@ -69,6 +71,25 @@ def repair(
         epochs=repaired.epochs,
         sparsity=repaired.sparsity,
         stopped=repaired.stopped,
+        warnings=data_warnings(tuning, held_out),
         seconds=time.perf_counter() - start,
     )
     return repaired, goodnet, result
+
+
+def data_warnings(tuning: CleanData, held_out: CleanData) -> tuple[str, ...]:
+    """Why held-out figures on these data say less than they seem to."""
+    warnings = []
+    if len(held_out) < FEW_HELD_OUT:
+        warnings.append(f"Only {len(held_out)} images were held out: their figures are coarse.")
+    unknown = int((~torch.isin(held_out.labels, tuning.labels)).sum())
+    if unknown:
+        warnings.append(
+            f"{unknown} of {len(held_out)} held-out images are of classes of which no image was "
+            "tuned on: tuning may forget such classes. Give several clean images of each class."
+        )
+    if len(torch.cat([tuning.labels, held_out.labels]).unique()) == 1:
+        warnings.append(
+            "All clean images have one label. If they are triggered images, nothing here holds."
+        )
+    return tuple(warnings)

@@ -182,6 +182,7 @@ class RepairResult:
         false_alarm_rate: Share of the held-out part that G flags.
         stopped: Why the defense stopped.
         sparsity: Of each layer, for magnitude pruning.
+        warnings: Why the figures may say less than they seem to.
         prune: The prune curve of the layer, where channels were pruned.
         evaluate: What test and poisoned sets show afterwards; no decision read them.
     """
@@ -201,6 +202,7 @@ class RepairResult:
     sparsity: tuple[LayerSparsity, ...]
     stopped: str
     seconds: float
+    warnings: tuple[str, ...] = ()
     prune: PruneResult | None = None
     evaluate: EvaluateResult | None = None
 
@@ -218,9 +220,14 @@ class Prediction:
 
 @dataclass(frozen=True)
 class PredictResult:
-    """What `goodnet predict` answered."""
+    """What `goodnet predict` answered.
+
+    Where `input_stated` is false the reading `input` is a guess, and answers may be wrong.
+    """
 
     network: str
+    input: dict[str, Any]
+    input_stated: bool
     predictions: tuple[Prediction, ...]
 
 

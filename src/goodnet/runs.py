@@ -93,11 +93,17 @@ def _is_run(folder: Path) -> bool:
 
 
 def write_result(run: RunFolder, result: Result) -> None:
-    """Write `result` as result.json, and its curve as curve.csv where it has one."""
+    """Write `result` as result.json, and its curve as curve.csv where it has one.
+
+    What is in the run by then, the networks above all, is hashed into the manifest.
+    """
     write_text(run.folder / RESULT, to_json(result) + "\n")
     prune = result if isinstance(result, PruneResult) else getattr(result, "prune", None)
     if prune is not None:
         write_text(run.folder / "curve.csv", curve_csv(prune))
+    run.manifest["outputs"] = {
+        path.name: file_hash(path) for path in sorted(run.folder.iterdir()) if path.is_file()
+    }
 
 
 def read_run(folder: Path) -> tuple[dict[str, Any], Result]:
@@ -118,22 +124,26 @@ def read_run(folder: Path) -> tuple[dict[str, Any], Result]:
 
 
 def make_manifest(
-    command: str, *, seed: int, settings: Mapping[str, Any], inputs: Mapping[str, Path]
+    command: str, *, title: str, seed: int, settings: Mapping[str, Any], inputs: Mapping[str, Path]
 ) -> dict[str, Any]:
     """What is needed to make a run again: versions, hashes, seed, settings.
 
     Args:
         command: Name of the command.
+        title: What the page is called.
         seed: Of all its randomness.
         settings: Its other settings, ready for JSON.
         inputs: Files and folders it reads, by role.
     """
     return {
         "command": command,
+        "title": title,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": seed,
         "settings": dict(settings),
-        "inputs": {role: {"path": str(path), **file_hash(path)} for role, path in inputs.items()},
+        "inputs": {
+            role: {"path": str(path.resolve()), **file_hash(path)} for role, path in inputs.items()
+        },
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("goodnet", "torch", "keras", "numpy", "h5py")},

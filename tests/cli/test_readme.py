@@ -51,6 +51,7 @@ def test_it_shows_every_command_that_needs_files() -> None:
     ]
 
 
-@pytest.mark.parametrize("command", commands())
-def test_its_commands_run(folder: Path, command: str) -> None:
-    assert main(shlex.split(command)[1:]) == 0
+@pytest.mark.usefixtures("folder")
+def test_its_commands_run_one_after_the_other() -> None:
+    for command in commands():
+        assert main(shlex.split(command)[1:]) == 0, command

@@ -102,6 +102,8 @@ def test_inspect_marks_the_prune_layer_only(examples: ModuleType) -> None:
 def test_predictions_say_label_or_backdoored() -> None:
     result = PredictResult(
         "g.onnx",
+        {},
+        True,
         (Prediction("a.png", 3, 4, False, 0.98), Prediction("b.png", None, 43, True, 0.7)),
     )
     rows = printed(predict_table(result)).splitlines()
@@ -116,7 +118,7 @@ def test_names_cannot_colour_or_steer_the_terminal(examples: ModuleType) -> None
     tables = (
         evaluate_table(examples.evaluate_result((hostile,))),
         thresholds_table(examples.deepid_prune((hostile,))),
-        predict_table(PredictResult(hostile, (Prediction(hostile, 1, 1, False, 0.5),))),
+        predict_table(PredictResult(hostile, {}, True, (Prediction(hostile, 1, 1, False, 0.5),))),
         repair_table(examples.repair_result(stopped=hostile)),
     )
     for table in tables:

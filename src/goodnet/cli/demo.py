@@ -47,7 +47,9 @@ def run(options: argparse.Namespace) -> int:
     console = console_of(options)
     device_named(options.device)
     out = options.out or Path("goodnet-demo")
-    manifest = make_manifest("demo", seed=options.seed, settings={}, inputs={})
+    manifest = make_manifest(
+        "demo", title="goodnet demo", seed=options.seed, settings={}, inputs={}
+    )
     with run_folder(out, manifest) as run_:
         with console.status("rendering faces"):
             splits = rendered_faces(seed=options.seed)
@@ -65,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
             show_thresholds=True,
         )
         write_result(run_, result)
-        write_pages(run_.folder, run_.manifest, result, title="goodnet demo")
+        write_pages(run_.folder, run_.manifest, result)
     assert result.evaluate is not None
     print_result(options, result, evaluate_table(result.evaluate))
     console.print(

@@ -40,10 +40,12 @@ def run(options: argparse.Namespace) -> int:
     """Evaluate each network on the same sets, each with its own reading."""
     console = console_of(options)
     rows = []
+    readings = {}
     for path in options.models:
         options.model = path
         bench = open_bench(options, console)
         rows.append(evaluated(bench))
+        readings[str(path)] = bench.specification.describe()
     names = [row.name for row in rows]
     if len(set(names)) < len(names):
         rows = [replace(row, name=row.path) for row in rows]
@@ -53,13 +55,14 @@ def run(options: argparse.Namespace) -> int:
         inputs.pop("model", None)
         manifest = make_manifest(
             "evaluate",
+            title="Evaluation of " + ", ".join(path.name for path in options.models),
             seed=options.seed,
-            settings=settings_of(options, (), bench),
+            settings=settings_of(options, (), bench) | {"input_description": readings},
             inputs=inputs,
         )
         with run_folder(options.out, manifest) as run_:
             write_result(run_, result)
-            write_pages(run_.folder, run_.manifest, result, title="Evaluation")
+            write_pages(run_.folder, run_.manifest, result)
         console.print(f"report: {run_.final_path('report.html')}")
     print_result(options, result, evaluate_table(result))
     return DONE

@@ -81,7 +81,8 @@ def add_sets(parser: argparse.ArgumentParser, *, test_required: bool = False) ->
         action="extend",
         default=[],
         metavar="[NAME=]P",
-        help="triggered images, to measure attack success on; no decision reads them",
+        help="triggered images, to measure attack success on (repair: beside --test); no decision "
+        "reads them",
     )
 
 
@@ -280,10 +281,13 @@ def progress_bars(console: Console) -> Iterator[Progress]:
         yield told
 
 
+_ALWAYS = ("architecture", "data_range", "device")
+
+
 def settings_of(options: argparse.Namespace, names: Sequence[str], bench: Bench) -> dict[str, Any]:
     """The named options and the input specification, for the manifest."""
     return {
-        **{name: getattr(options, name) for name in names},
+        **{name: getattr(options, name) for name in (*names, *_ALWAYS)},
         "input": asdict(bench.specification),
         "input_description": bench.specification.describe(),
     }

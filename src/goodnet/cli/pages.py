@@ -11,7 +11,7 @@ from goodnet.results import EvaluateResult, PruneResult, RepairResult
 from goodnet.runs import Result
 
 
-def write_pages(folder: Path, manifest: dict[str, Any], result: Result, *, title: str) -> Path:
+def write_pages(folder: Path, manifest: dict[str, Any], result: Result) -> Path:
     """Write plots and report.html of a run into `folder`; gives the page's path."""
     prune = result if isinstance(result, PruneResult) else None
     repair = result if isinstance(result, RepairResult) else None
@@ -29,7 +29,7 @@ def write_pages(folder: Path, manifest: dict[str, Any], result: Result, *, title
             figures[name] = figure_svg(figure)
     return write_page(
         folder / "report.html",
-        title=title,
+        title=str(manifest.get("title") or manifest["command"]),
         manifest=manifest,
         prune=prune,
         repair=repair,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -31,9 +32,10 @@ def run(options: argparse.Namespace) -> int:
     console = console_of(options)
     model = specified(load(options.model, options), options)
     if not model.specified:
+        guess = model.specification.describe()
         console.print(
-            f"the file does not say how it wants its input; read as "
-            f"{model.specification.describe()} (see --input-range)"
+            f"the file does not say how it wants its input; guessed {guess}"
+            ": if that is wrong, so are the answers (see --input-range)"
         )
     predictions = []
     for path in options.images:
@@ -54,7 +56,9 @@ def run(options: argparse.Namespace) -> int:
                 score=round(float(scores[0, index]), 6),
             )
         )
-    result = PredictResult(str(options.model), tuple(predictions))
+    result = PredictResult(
+        str(options.model), asdict(model.specification), model.specified, tuple(predictions)
+    )
     print_result(options, result, predict_table(result))
     return DONE
 

@@ -67,6 +67,7 @@ def run(options: argparse.Namespace) -> int:
     assert bench.valid is not None
     manifest = make_manifest(
         "prune",
+        title=f"Pruning of {options.model.name}",
         seed=options.seed,
         settings=settings_of(options, ("layer", "order", "drop", "remove"), bench),
         inputs=inputs_of(options),
@@ -82,7 +83,7 @@ def run(options: argparse.Namespace) -> int:
             )
         result = write_thresholds(run_, bench, result, remove=options.remove)
         write_result(run_, result)
-        write_pages(run_.folder, run_.manifest, result, title=f"Pruning {options.model.name}")
+        write_pages(run_.folder, run_.manifest, result)
     console.print(f"report: {run_.final_path('report.html')}")
     print_result(options, result, thresholds_table(result))
     return DONE

@@ -36,6 +36,7 @@ from goodnet.evaluate import evaluate_network
 from goodnet.formats import read_model, write_goodnet, write_model
 from goodnet.repair import repair
 from goodnet.report.tables import evaluate_table, repair_table
+from goodnet.report.verdict import verdict
 from goodnet.results import EvaluateResult, NetworkRow, PruneResult, RepairResult
 from goodnet.runs import RunFolder, make_manifest, run_folder, write_result
 from goodnet.training import Augmentation
@@ -52,6 +53,12 @@ SETTINGS = (
     "learning_rate",
     "augment",
     "false_alarms",
+)
+
+
+SAME_IMAGES = (
+    "The test images are the clean images that the defense read: clean accuracy on them is "
+    "too good. Go by the held-out figures."
 )
 
 
@@ -137,6 +144,7 @@ def run(options: argparse.Namespace) -> int:
     check_repairable(bench.model, options.layer)
     manifest = make_manifest(
         "repair",
+        title=f"Repair of {options.model.name}",
         seed=options.seed,
         settings=settings_of(options, SETTINGS, bench),
         inputs=inputs_of(options),
@@ -152,7 +160,10 @@ def run(options: argparse.Namespace) -> int:
             console=console,
         )
         write_result(run_, result)
-        write_pages(run_.folder, run_.manifest, result, title=f"Repair of {options.model.name}")
+        write_pages(run_.folder, run_.manifest, result)
+    told = verdict(prune=result.prune, repair=result, evaluate=result.evaluate)
+    for line in (*result.warnings, told.headline):
+        console.print(line)
     console.print(f"report: {run_.final_path('report.html')}")
     shown = () if result.evaluate is None else (evaluate_table(result.evaluate),)
     print_result(options, result, repair_table(result), *shown)
@@ -216,6 +227,9 @@ def repair_into(
         result = replace(result, prune=curve)
     if bench.test is None:
         return result
+    inputs = run_.manifest["inputs"]
+    if inputs and inputs["test"]["sha256"] == inputs["valid"]["sha256"]:
+        result = replace(result, warnings=(*result.warnings, SAME_IMAGES))
     evaluated = {
         "B": (model.network, str(model.path)),
         **thresholds,

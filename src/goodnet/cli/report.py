@@ -22,7 +22,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Make the page again."""
     manifest, result = read_run(options.folder)
-    title = f"{str(manifest['command']).capitalize()}, {options.folder.name}"
-    page = write_pages(options.folder, manifest, result, title=title)
+    page = write_pages(options.folder, manifest, result)
     print_result(options, result, f"report: {page}")
     return DONE

@@ -10,6 +10,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from goodnet.answers import accuracy_of
 from goodnet.data.roles import CleanData, require_clean
 from goodnet.defenses.prune import prune
 from goodnet.defenses.repaired import DefenseSettings, Repaired
@@ -33,6 +34,7 @@ def fine_prune(
     def keep_zero(trained: nn.Module, _step: int, _steps: int) -> None:
         zero_channels_(trained, pruned.layer or "", channels)
 
+    after = accuracy_of(pruned.network, held_out)
     training = train(
         pruned.network,
         require_clean(tuning),
@@ -47,5 +49,6 @@ def fine_prune(
         pruned,
         network=training.network,
         epochs=training.epochs,
-        stopped=f"{pruned.stopped}; {training.stopped}",
+        stopped=f"pruning: {pruned.stopped} ({after.value:.1%} of held-out images right then); "
+        f"tuning: {training.stopped}",
     )

@@ -210,7 +210,7 @@ def _not_measured(
     prune: PruneResult | None, repair: RepairResult | None, evaluate: EvaluateResult | None
 ) -> list[str]:
     """Sentences on what this page cannot say."""
-    missing = []
+    missing = [] if repair is None else list(repair.warnings)
     in_curve = prune is not None and bool(poisoned_names(prune))
     in_test = evaluate is not None and any(row.poisoned for row in evaluate.networks)
     if not in_curve and not in_test:

@@ -409,7 +409,7 @@ def _keras_model(graph: KerasGraph, path: Path) -> _Built:
             shapes.setdefault(entry.name, []).append(tuple(tuple(one.shape) for one in inputs))
             values = math.prod(extent for extent in answer.shape[1:])
             outputs[entry.name] = max(values, outputs.get(entry.name, 0))
-        model = _import_keras().Model(source, tensors[graph.output])
+        model = _import_keras().Model(source, tensors[graph.output], name="network")
     except Exception as error:  # Keras lets through whatever its libraries raise.
         raise ModelFileError(
             path, f"Keras cannot build its layers ({_first_line(error)})", "save the model again"
