@@ -108,7 +108,6 @@ def write_sets(run_: RunFolder, splits: FaceSplits, model: Model) -> Bench:
         write_images(images, run_.folder / f"{stem}.h5")
     return Bench(
         model=model,
-        reading=None,
         valid=CleanData(splits.valid, model.specification),
         test=TestData(splits.test, model.specification),
         poisoned=(PoisonedData(triggered, model.specification, name),),

@@ -13,10 +13,9 @@ from goodnet.cli.options import (
     console_of,
     load,
     print_result,
-    range_of,
+    read_set,
     specified,
 )
-from goodnet.data.readers import read_images
 from goodnet.errors import NotTraceableError, SettingsError
 from goodnet.files import write_text
 from goodnet.formats import Model
@@ -46,11 +45,7 @@ def run(options: argparse.Namespace) -> int:
     model = specified(load(options.model, options), options)
     accuracy = None
     if options.valid is not None and model.kind == "network":
-        images = read_images(
-            options.valid,
-            size=model.specification.size,
-            value_range=range_of(options.data_range, "--data-range"),
-        )
+        images = read_set(options.valid, model.specification.size, options)
         readings = likely_readings(
             model.network, model.specification, images, classes=model.classes
         )

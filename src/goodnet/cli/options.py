@@ -114,7 +114,6 @@ class Bench:
     """A model on the table with the sets it is to be tried on, all read alike."""
 
     model: Model
-    reading: Reading | None
     valid: CleanData | None
     test: TestData | None
     poisoned: tuple[PoisonedData, ...]
@@ -135,23 +134,20 @@ def open_bench(options: argparse.Namespace, console: Console) -> Bench:
     valid_path = getattr(options, "valid", None)
     test_path = getattr(options, "test", None)
     sets = {
-        path: _read(path, size, options) for path in (valid_path, test_path) if path is not None
+        path: read_set(path, size, options) for path in (valid_path, test_path) if path is not None
     }
     named = [named_path(text) for text in getattr(options, "poisoned", [])]
     names = [name for name, _ in named]
     if len(set(names)) < len(names):
         raise SettingsError("--poisoned", names, "give each set its own name: NAME=PATH")
-    triggered = [(name, _read(path, size, options)) for name, path in named]
-    reading = None
+    triggered = [(name, read_set(path, size, options)) for name, path in named]
     if sets and model.kind == "network":
-        reading = settle(model, next(iter(sets.values())), options, console)
-        model = replace(model, specification=reading.specification, specified=True)
+        model = settle(model, next(iter(sets.values())), options, console)
     specification = model.specification
     for images in (*sets.values(), *(images for _, images in triggered)):
         check_labels(images, model.classes, specification.label_offset)
     return Bench(
         model=model,
-        reading=reading,
         valid=None if valid_path is None else CleanData(sets[valid_path], specification),
         test=None if test_path is None else TestData(sets[test_path], specification),
         poisoned=tuple(PoisonedData(images, specification, name) for name, images in triggered),
@@ -214,10 +210,8 @@ def specified(model: Model, options: argparse.Namespace) -> Model:
     )
 
 
-def settle(
-    model: Model, images: ImageSet, options: argparse.Namespace, console: Console
-) -> Reading:
-    """The reading under which the model works on clean images; says what it chose."""
+def settle(model: Model, images: ImageSet, options: argparse.Namespace, console: Console) -> Model:
+    """The model with the reading under which it works on clean images; says what it chose."""
     readings = likely_readings(model.network, model.specification, images, classes=model.classes)
     reading = settle_reading(readings, stated=model.specified, source=str(options.model))
     given = readings[0]
@@ -235,14 +229,15 @@ def settle(
             "under no likely reading does this network label half of the clean images rightly: "
             "check that the data is of its classes, and see --input-range, --mean, --std"
         )
-    return reading
+    return replace(model, specification=reading.specification, specified=True)
 
 
 def _share(reading: Reading) -> str:
     return f"{reading.accuracy.count}/{reading.accuracy.n}"
 
 
-def _read(path: Path, size: tuple[int, int, int], options: argparse.Namespace) -> ImageSet:
+def read_set(path: Path, size: tuple[int, int, int], options: argparse.Namespace) -> ImageSet:
+    """The images at `path`, of the network's size, read as the options say."""
     return read_images(path, size=size, value_range=range_of(options.data_range, "--data-range"))
 
 
