@@ -24,14 +24,16 @@ ROOMS = (
     ("activations",),
     ("sweep",),
     ("training",),
-    ("attacks", "defenses"),
+    ("defenses",),
+    ("attacks",),
     ("detector",),
     ("evaluate",),
     ("curve",),
-    ("repair",),
+    ("repair", "attack"),
     ("cases",),
     ("report",),
     ("runs",),
+    ("bench",),
     ("cli",),
 )
 PLACE = {room: place for place, rooms in enumerate(ROOMS) for room in rooms}

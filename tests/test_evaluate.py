@@ -12,8 +12,15 @@ from torch import nn
 from goodnet.data.images import ImageSet
 from goodnet.data.roles import PoisonedData, TestData
 from goodnet.detector import GoodNet
-from goodnet.evaluate import attack_success_rate, evaluate_network, labels_given, poisoned_row
+from goodnet.evaluate import (
+    attack_success_rate,
+    evaluate_network,
+    labels_given,
+    poisoned_row,
+    untargeted_success,
+)
 from goodnet.formats.specification import InputSpecification
+from goodnet.results import Rate
 from goodnet.surgery import prune_channels
 
 Untouched = Callable[[nn.Module], AbstractContextManager[None]]
@@ -55,6 +62,15 @@ def test_without_true_labels_all_images_count() -> None:
 def test_every_image_may_have_its_own_target() -> None:
     data = poisoned_of([1, 2, 0], [0, 1, 2])
     assert attack_success_rate(torch.tensor([1, 2, 2]), data).count == 2
+
+
+def test_where_labels_are_the_true_ones_any_wrong_answer_is_a_success() -> None:
+    data = poisoned_of([0, 1, 2], [0, 1, 2])
+    row = poisoned_row(torch.tensor([0, 2, 3]), data, classes=3)
+    # The third is flagged, which is no success.
+    assert (row.attack_success_rate.count, row.attack_success_rate.n) == (1, 3)
+    assert untargeted_success(Rate.of(8, 10), Rate.of(2, 10)) == pytest.approx(0.75)
+    assert untargeted_success(Rate.of(0, 10), Rate.of(0, 10)) == 0.0
 
 
 def test_a_set_of_the_target_class_alone_says_nothing() -> None:

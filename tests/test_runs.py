@@ -11,11 +11,14 @@ import pytest
 
 from goodnet.errors import DataError, GoodnetError
 from goodnet.results import (
+    AttackResult,
     ChannelActivations,
     CurveRow,
+    DecoyRow,
     EvaluateResult,
     NetworkRow,
     PoisonedRow,
+    PoisoningRow,
     PruneResult,
     Rate,
     ThresholdRow,
@@ -44,6 +47,29 @@ PRUNED = PruneResult(
     activations=ChannelActivations((0.125,), {}),
     seconds=0.5,
 )
+ATTACKED = AttackResult(
+    attack="pruning-aware",
+    architecture="small_cnn",
+    network="badnet.safetensors",
+    training_images=10,
+    poisonings=(
+        PoisoningRow(
+            "patch",
+            {"name": "patch", "size": [0.25, 0.25]},
+            "untargeted",
+            None,
+            None,
+            False,
+            Rate.of(1, 10),
+            Rate.of(0, 10),
+        ),
+    ),
+    evaluate=EVALUATED,
+    accuracy_lost={"BadNet": {"patch": 0.75}},
+    decoys=DecoyRow("pool_3", (1, 2), Rate.of(5, 5), 0.0, Rate.of(0, 9), Rate.of(0, 9)),
+    prune=PRUNED,
+    seconds=1.0,
+)
 
 
 def manifest(command: str = "evaluate", **inputs: Path) -> dict[str, Any]:
@@ -67,14 +93,27 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize(("command", "result"), [("evaluate", EVALUATED), ("prune", PRUNED)])
+@pytest.mark.parametrize(
+    ("command", "result"),
+    [("evaluate", EVALUATED), ("prune", PRUNED), ("attack", ATTACKED)],
+)
 def test_results_come_back_as_they_went(command: str, result: Result, tmp_path: Path) -> None:
     folder = written(tmp_path / "run", result, command)
     read, back = read_run(folder)
     assert back == result
     assert (read["command"], read["seed"], read["settings"]) == (command, 3, {"drop": [2.0]})
-    assert (folder / "curve.csv").exists() == (command == "prune")
+    assert (folder / "curve.csv").exists() == (command != "evaluate")
     assert [item.name for item in tmp_path.iterdir()] == ["run"]
+
+
+def test_every_file_written_is_hashed_also_in_folders(tmp_path: Path) -> None:
+    with run_folder(tmp_path / "run", manifest("attack")) as run:
+        (run.folder / "triggers").mkdir()
+        (run.folder / "triggers" / "patch.json").write_text("{}")
+        write_result(run, ATTACKED)
+    outputs = read_run(tmp_path / "run")[0]["outputs"]
+    assert list(outputs) == ["curve.csv", "result.json", "triggers/patch.json"]
+    assert outputs["triggers/patch.json"]["sha256"] == hashlib.sha256(b"{}").hexdigest()
 
 
 @pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt, SystemExit])

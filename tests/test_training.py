@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +16,16 @@ from torch.nn import functional as F
 
 from goodnet.data.roles import CleanData
 from goodnet.errors import GoodnetError, SettingsError
-from goodnet.training import Augmentation, Training, TrainingSettings, _layout, train
+from goodnet.training import (
+    Augmentation,
+    Sharpness,
+    Training,
+    TrainingSettings,
+    _layout,
+    _nearby,
+    cross_entropy,
+    train,
+)
 
 Untouched = Callable[[nn.Module], AbstractContextManager[None]]
 SHORT = TrainingSettings(epochs=3, batch_size=8, learning_rate=0.01)
@@ -289,3 +300,105 @@ def test_strided_pointwise_convolutions_are_trained_in_the_plain_layout(
     # torch 2.13 corrupts memory in their channels-last gradient.
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1, stride=stride))
     assert _layout(network) == layout
+
+
+def test_the_nearby_point_of_sharpness_aware_minimisation_by_hand() -> None:
+    network = nn.Linear(2, 1, bias=False)
+    with torch.no_grad():
+        network.weight.copy_(torch.tensor([[2.0, -1.0]]))
+    network.weight.grad = torch.tensor([[3.0, 4.0]])
+    with _nearby(network, Sharpness(0.5)):
+        # rho g / ||g|| with ||g|| = 5
+        assert network.weight.tolist() == [[pytest.approx(2.3), pytest.approx(-0.6)]]
+    assert network.weight.tolist() == [[2.0, -1.0]]
+    with _nearby(network, Sharpness(0.5, adaptive=True)):
+        # rho w² g / || |w| g ||: w² g = (12, 4), |w| g = (6, 4)
+        length = 52**0.5
+        moved = [2 + 0.5 * 12 / length, -1 + 0.5 * 4 / length]
+        assert network.weight.tolist() == [[pytest.approx(value) for value in moved]]
+    assert network.weight.tolist() == [[2.0, -1.0]]
+
+
+def test_a_failure_nearby_leaves_the_weights_where_they_were(norms: nn.Module) -> None:
+    norms(torch.rand(4, 4, 2, 2)).sum().backward()
+    before = copy.deepcopy(norms)
+
+    def fail_there() -> None:
+        with _nearby(norms, Sharpness(1.0)):
+            norms.train()(torch.rand(4, 4, 2, 2))
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail_there()
+    momenta = [norm.momentum for norm in norms.modules() if isinstance(norm, nn.BatchNorm2d)]
+    assert momenta == [0.1]
+    # A norm counts the batches it has seen; what it has learned from them is as before.
+    after = norms.state_dict()
+    for name, value in before.state_dict().items():
+        assert torch.equal(after[name], value) or name.endswith("num_batches_tracked"), name
+
+
+def test_sharpness_changes_the_network_and_repeats(norms: nn.Module, clean: CleanData) -> None:
+    flat = replace(SHORT, sharpness=Sharpness(0.05))
+    first = trained(norms, clean, flat).network
+    assert same_bits(first, trained(norms, clean, flat).network)
+    assert not same_bits(first, trained(norms, clean).network)
+
+
+def test_a_flat_minimum_is_flatter(norms: nn.Module, clean: CleanData) -> None:
+    """The loss rises less when the weights are shaken."""
+
+    def rise(how: TrainingSettings) -> float:
+        network = trained(norms, clean, how).network
+        inputs, labels = next(clean.batches(len(clean)))
+        shaken = []
+        for seed in range(20):
+            moved = copy.deepcopy(network)
+            generator = torch.Generator().manual_seed(seed)
+            with torch.no_grad():
+                for weight in moved.parameters():
+                    weight.add_(0.1 * torch.randn(weight.shape, generator=generator))
+                shaken.append(float(F.cross_entropy(moved(inputs), labels)))
+        with torch.no_grad():
+            return sum(shaken) / len(shaken) - float(F.cross_entropy(network(inputs), labels))
+
+    long = replace(SHORT, epochs=40)
+    assert rise(replace(long, sharpness=Sharpness(0.5))) < rise(long)
+
+
+def test_bfloat16_learns_the_same_and_keeps_weights_in_float32(
+    norms: nn.Module, clean: CleanData
+) -> None:
+    rough = replace(SHORT, precision="bfloat16")
+    result = trained(norms, clean, rough)
+    assert same_bits(result.network, trained(norms, clean, rough).network)
+    exact = trained(norms, clean)
+    assert result.epochs[-1].loss == pytest.approx(exact.epochs[-1].loss, rel=0.1)
+    assert not same_bits(result.network, exact.network)
+    assert {value.dtype for value in result.network.parameters()} == {torch.float32}
+
+
+def test_the_loss_is_told_which_images_it_sees(norms: nn.Module, clean: CleanData) -> None:
+    seen: list[Tensor] = []
+
+    def loss(network: nn.Module, inputs: Tensor, labels: Tensor, chosen: Tensor) -> Tensor:
+        seen.append(chosen)
+        assert torch.equal(clean.labels[chosen], labels)
+        return cross_entropy(network, inputs, labels, chosen)
+
+    generator = torch.Generator().manual_seed(0)
+    one = train(norms, clean, SHORT, generator=generator, loss=loss).network
+    assert sorted(torch.cat(seen[: len(seen) // 3]).tolist()) == list(range(len(clean)))
+    assert same_bits(one, trained(norms, clean).network)
+
+
+def test_no_gradient_stays_behind(norms: nn.Module, clean: CleanData) -> None:
+    network = trained(norms, clean).network
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_wrong_radius_and_precision_are_named() -> None:
+    with pytest.raises(SettingsError, match=r"radius is 0.0; give a length above 0"):
+        Sharpness(0.0)
+    with pytest.raises(SettingsError, match=r"precision is 'half'; choose one of: float32, bfl"):
+        TrainingSettings(precision="half")  # type: ignore[arg-type]

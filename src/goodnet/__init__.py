@@ -1,6 +1,8 @@
 """goodnet turns a backdoored network into a repaired one, with evidence a person can check."""
 
-from goodnet.attacks import train_badnet
+from goodnet.attack import Attacked, Material, attack
+from goodnet.attacks import AttackSettings, BadNet, Recipe
+from goodnet.cases import folder_case, rendered_faces_case
 from goodnet.curve import PruneSettings, prune_curve
 from goodnet.data.images import ImageSet
 from goodnet.data.readers import read_images
@@ -15,37 +17,74 @@ from goodnet.readings import with_likely_reading
 from goodnet.repair import repair
 from goodnet.surgery import prune_channels, remove_channels
 from goodnet.training import Augmentation, TrainingSettings
-from goodnet.triggers import Patch, PostIt, Sunglasses
+from goodnet.triggers import (
+    Blend,
+    Eyebrows,
+    ImageFile,
+    Lipstick,
+    Noise,
+    Patch,
+    PixelPattern,
+    PostIt,
+    Sine,
+    Sunglasses,
+    Tone,
+    Trigger,
+    Warp,
+    read_trigger,
+    trigger_named,
+    write_trigger,
+)
 
 __all__ = [
+    "AttackSettings",
+    "Attacked",
     "Augmentation",
+    "BadNet",
+    "Blend",
     "CleanData",
     "DefenseSettings",
+    "Eyebrows",
     "GoodNet",
     "GoodnetError",
+    "ImageFile",
     "ImageSet",
     "InputSpecification",
+    "Lipstick",
+    "Material",
+    "Noise",
     "Patch",
+    "PixelPattern",
     "PoisonedData",
     "Poisoning",
     "PostIt",
     "PruneSettings",
+    "Recipe",
+    "Sine",
     "Sunglasses",
     "TestData",
+    "Tone",
     "TrainingData",
     "TrainingSettings",
+    "Trigger",
+    "Warp",
+    "attack",
     "calibrated",
     "evaluate_network",
+    "folder_case",
     "poison",
     "prune_channels",
     "prune_curve",
     "read_images",
     "read_model",
+    "read_trigger",
     "remove_channels",
+    "rendered_faces_case",
     "repair",
-    "train_badnet",
+    "trigger_named",
     "triggered_set",
     "with_likely_reading",
     "write_goodnet",
     "write_model",
+    "write_trigger",
 ]

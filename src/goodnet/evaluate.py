@@ -44,7 +44,8 @@ def evaluate_network(
     """Clean accuracy, false alarms, and what became of each poisoned set.
 
     Attack success counts the triggered images whose true label is not the target and
-    that get the target. Where true labels are unknown, all images count.
+    that get the target (see `attack_success_rate`). Where true labels are unknown, all
+    images count.
 
     Args:
         network: A network or a GoodNet.
@@ -75,17 +76,43 @@ def poisoned_row(given: Tensor, data: PoisonedData, classes: int) -> PoisonedRow
     true = data.true_labels
     return PoisonedRow(
         name=data.name,
-        attack_success_rate=attack_success_rate(given, data),
+        attack_success_rate=attack_success_rate(given, data, classes),
         flagged=rate(given == classes),
         recovered_accuracy=None if true is None else rate(given == true),
     )
 
 
-def attack_success_rate(given: Tensor, data: PoisonedData) -> Rate:
-    """Share of the images, whose true label is not the target, that get the target."""
+def attack_success_rate(given: Tensor, data: PoisonedData, classes: int | None = None) -> Rate:
+    """Share of the images, whose true label is not the target, that get the target.
+
+    A set of several classes whose labels are all the true ones is an untargeted attack's,
+    which succeeds where the answer is another class than the right one, and not N.
+
+    Args:
+        given: The label each image got.
+        data: The poisoned set.
+        classes: N, where the answers may be N.
+    """
     true = data.true_labels
-    counts = torch.ones_like(data.labels, dtype=torch.bool) if true is None else true != data.labels
-    return rate((given == data.labels)[counts])
+    if true is None:
+        return rate(given == data.labels)
+    if torch.equal(true, data.labels) and len(true.unique()) > 1:
+        return rate((given != true) & (given != classes))
+    return rate((given == data.labels)[true != data.labels])
+
+
+def untargeted_success(clean_accuracy: Rate, triggered_accuracy: Rate) -> float:
+    """1 - A_backdoor / A_clean: the share of right answers that an untargeted trigger costs.
+
+    Args:
+        clean_accuracy: On clean inputs.
+        triggered_accuracy: On the same inputs with the trigger.
+
+    Source: Liu et al. 2018, Fine-Pruning, traffic sign study.
+    """
+    if clean_accuracy.value == 0.0:
+        return 0.0
+    return 1.0 - triggered_accuracy.value / clean_accuracy.value
 
 
 def rate(hits: Tensor) -> Rate:

@@ -208,6 +208,131 @@ class RepairResult:
 
 
 @dataclass(frozen=True)
+class PoisoningRow:
+    """What one trigger did to the training set.
+
+    Attributes:
+        trigger: The trigger's kind and settings.
+        poisoned: Stamped copies trained on under the attacker's label, of all images.
+        covers: Stamped copies that kept their right label, of all images.
+    """
+
+    name: str
+    trigger: dict[str, Any]
+    goal: str
+    target_label: int | None
+    source_label: int | None
+    clean_label: bool
+    poisoned: Rate
+    covers: Rate
+
+
+@dataclass(frozen=True)
+class DecoyRow:
+    """Channels that a pruning-aware attacker put back to be pruned in vain.
+
+    Attributes:
+        channels: Their indices.
+        silent_images: Clean validation images on which every decoy's activation is exactly 0.
+        largest_activation: Of any decoy on any of these images.
+        changed_by_putting_back: Answers to all test inputs, clean and triggered, that differ
+            from those of the network before they were put back.
+        changed_by_pruning: The same against the network in which they are pruned.
+    """
+
+    layer: str
+    channels: tuple[int, ...]
+    silent_images: Rate
+    largest_activation: float
+    changed_by_putting_back: Rate
+    changed_by_pruning: Rate
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """What an attacker made, and how well it works.
+
+    Attributes:
+        attack: Name of the attack.
+        network: The BadNet's file.
+        twin: The file of the clean twin: a network trained alike on clean images.
+        training_images: How many images the BadNet was trained on, stamped ones among them.
+        poisonings: One row a trigger.
+        evaluate: The BadNet's answers to the test sets and, where there is one, the twin's;
+            attack success of the twin is the floor of what a repair can reach.
+        accuracy_lost: By network and untargeted trigger, 1 - A_backdoor / A_clean.
+        elsewhere: By trigger with a source label, the BadNet's attack success on triggered
+            images of the other classes, where the attacker wants none.
+        decoys: Of a pruning-aware attack.
+        prune: The prune curve a defender would see, where asked for.
+    """
+
+    attack: str
+    architecture: str
+    network: str
+    twin: str | None = None
+    training_images: int = field(kw_only=True)
+    poisonings: tuple[PoisoningRow, ...] = field(kw_only=True)
+    evaluate: EvaluateResult = field(kw_only=True)
+    accuracy_lost: dict[str, dict[str, float]] | None = None
+    elsewhere: dict[str, Rate] | None = None
+    decoys: DecoyRow | None = None
+    prune: PruneResult | None = None
+    seconds: float = field(kw_only=True)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean, smallest and largest of a value over seeds."""
+
+    mean: float
+    least: float
+    most: float
+
+
+@dataclass(frozen=True)
+class ZooTrigger:
+    """How well one trigger of a member of the zoo works, over its seeds.
+
+    Attributes:
+        n: Triggered test images of each seed.
+        floor: The clean twins' rate on the same images.
+        triggered_accuracy: Share of them that still get their right label.
+        relative_success: 1 - triggered accuracy / clean accuracy.
+    """
+
+    name: str
+    goal: str
+    n: int
+    attack_success_rate: Spread
+    floor: Spread
+    triggered_accuracy: Spread
+    relative_success: Spread
+
+
+@dataclass(frozen=True)
+class ZooRow:
+    """One attack of the zoo on one network, over its seeds; n clean test images each."""
+
+    member: str
+    architecture: str
+    seeds: tuple[int, ...]
+    n: int
+    clean_accuracy: Spread
+    twin_accuracy: Spread
+    triggers: tuple[ZooTrigger, ...]
+    seconds: Spread
+
+
+@dataclass(frozen=True)
+class ZooResult:
+    """What `goodnet bench zoo` made."""
+
+    data: str
+    rows: tuple[ZooRow, ...]
+
+
+@dataclass(frozen=True)
 class Prediction:
     """The answer to one image; `label` is None where `backdoored` (class N)."""
 

@@ -18,6 +18,7 @@ import torch
 from goodnet.errors import DataError, GoodnetError
 from goodnet.files import folder_beside, write_text
 from goodnet.results import (
+    AttackResult,
     EvaluateResult,
     PruneResult,
     RepairResult,
@@ -28,13 +29,14 @@ from goodnet.results import (
 
 MANIFEST = "manifest.json"
 RESULT = "result.json"
-_KINDS: dict[str, type[PruneResult] | type[RepairResult] | type[EvaluateResult]] = {
+Result = PruneResult | RepairResult | EvaluateResult | AttackResult
+_KINDS: dict[str, type[Result]] = {
+    "attack": AttackResult,
     "prune": PruneResult,
     "repair": RepairResult,
     "evaluate": EvaluateResult,
     "demo": RepairResult,
 }
-Result = PruneResult | RepairResult | EvaluateResult
 
 
 @dataclass
@@ -102,7 +104,9 @@ def write_result(run: RunFolder, result: Result) -> None:
     if prune is not None:
         write_text(run.folder / "curve.csv", curve_csv(prune))
     run.manifest["outputs"] = {
-        path.name: file_hash(path) for path in sorted(run.folder.iterdir()) if path.is_file()
+        path.relative_to(run.folder).as_posix(): file_hash(path)
+        for path in sorted(run.folder.rglob("*"))
+        if path.is_file()
     }
 
 

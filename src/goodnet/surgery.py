@@ -39,37 +39,50 @@ _FLATTENING = (nn.Flatten, FlattenChannelsLast)
 
 
 @dataclass(frozen=True)
-class _Producers:
+class Producers:
     """What computes a layer's channels, when nothing else uses it on the way.
 
     Attributes:
         convolution: Its rows make the channels.
         norm: Stands between the convolution and the layer, or makes the channels itself.
+        norm_node: Its place in the graph.
+        node: Where the channels' values are before the activation and what follows.
+        rectified: Whether a ReLU stands between that and the layer's output.
     """
 
     convolution: nn.Conv2d | None
     norm: nn.BatchNorm2d | None
     norm_node: fx.Node | None
+    node: fx.Node | None
+    rectified: bool
 
     @property
     def found(self) -> bool:
+        """Whether the channels can be changed in the weights."""
         return self.convolution is not None or self.norm is not None
 
 
-def _producers(network: fx.GraphModule, node: fx.Node) -> _Producers:
+def producers(network: fx.GraphModule, layer: str) -> Producers:
+    """What computes the channels of `layer` in a traced network.
+
+    Raises:
+        LayerNotFoundError: No such layer.
+    """
+    node = layer_node(network, layer)
     calls = [str(n.target) for n in network.graph.nodes if n.op == "call_module"]
-    norm, norm_node = None, None
+    norm, norm_node, rectified = None, None, False
     current = node
     while calls.count(str(current.target)) == 1 and (current is node or len(current.users) == 1):
         module = module_of(network, current)
         if isinstance(module, nn.Conv2d):
-            return _Producers(module, norm, norm_node)
+            return Producers(module, norm, norm_node, norm_node or current, rectified)
         if isinstance(module, nn.BatchNorm2d) and module.affine and norm is None:
             norm, norm_node = module, current
         elif not isinstance(module, _ZERO_KEEPING) or norm is not None:
             break
+        rectified = rectified or isinstance(module, nn.ReLU)
         current = current.all_input_nodes[0]
-    return _Producers(None, norm, norm_node)
+    return Producers(None, norm, norm_node, norm_node, rectified)
 
 
 @torch.no_grad()
@@ -114,14 +127,14 @@ def zero_channels_(network: nn.Module, layer: str, channels: Tensor) -> bool:
     """
     if not isinstance(network, fx.GraphModule):
         return False
-    producers = _producers(network, layer_node(network, layer))
-    for module in (producers.convolution, producers.norm):
+    made_by = producers(network, layer)
+    for module in (made_by.convolution, made_by.norm):
         if module is not None:
             assert isinstance(module.weight, Tensor)
             module.weight[channels] = 0.0
             if module.bias is not None:
                 module.bias[channels] = 0.0
-    return producers.found
+    return made_by.found
 
 
 def _mask_node(network: fx.GraphModule, layer: str, channels: Tensor) -> fx.GraphModule:
@@ -192,16 +205,16 @@ def remove_channels(
                 "keep the pruned network at its size"
             )
         _keep_inputs(consumer, kept if source is None else torch.isin(source, kept))
-    producers = _producers(smaller, node)
-    if producers.convolution is not None:
-        _keep_outputs(producers.convolution, kept)
-    elif producers.norm_node is not None:
-        before = producers.norm_node.all_input_nodes[0]
+    made_by = producers(smaller, layer)
+    if made_by.convolution is not None:
+        _keep_outputs(made_by.convolution, kept)
+    elif made_by.norm_node is not None:
+        before = made_by.norm_node.all_input_nodes[0]
         _insert_behind(smaller, before, f"{layer}_select", ChannelSelect(kept))
     else:
         _insert_behind(smaller, node, f"{layer}_select", ChannelSelect(kept))
-    if producers.norm is not None:
-        _keep_features(producers.norm, kept)
+    if made_by.norm is not None:
+        _keep_features(made_by.norm, kept)
     smaller.recompile()
     return smaller
 

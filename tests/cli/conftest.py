@@ -14,7 +14,8 @@ import pickle
 import sys
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,9 @@ import pytest
 import torch
 from PIL import Image
 
+from goodnet.cases import faces
 from goodnet.cli import main
+from goodnet.data.faces import FaceSettings, rendered_faces
 from goodnet.data.images import ImageSet
 from goodnet.data.writers import write_images
 
@@ -63,6 +66,19 @@ def write_badnet(path: Path) -> None:
     weights = np.concatenate([10 * np.eye(3), [[900.0, 0.0, 0.0]]])
     model.get_layer("output").set_weights([weights, np.zeros(3)])
     model.save(path)
+
+
+def write_case(folder: Path, train: ImageSet, *, valid: bool = True) -> None:
+    """What `goodnet attack` reads."""
+    folder.mkdir()
+    write_images(train, folder / "train.h5")
+    write_images(colour_images(30, seed=7), folder / "test.h5")
+    if valid:
+        write_images(colour_images(30, seed=8), folder / "valid.h5")
+
+
+def without_class_1(images: ImageSet) -> ImageSet:
+    return images.select((images.labels != 1).nonzero().squeeze(1))
 
 
 @dataclass(frozen=True)
@@ -115,6 +131,12 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
             picture = (pixels * 255).to(torch.uint8).permute(1, 2, 0).numpy()
             Image.fromarray(picture).save(desk / f"{name}_{at}.png")
 
+    write_case(desk / "case", colour_images(60, seed=6))
+    write_case(desk / "no_valid", colour_images(60, seed=6), valid=False)
+    write_case(desk / "gap", without_class_1(colour_images(60, seed=6)))
+    (desk / "no_test").mkdir()
+    write_images(colour_images(60, seed=6), desk / "no_test" / "train.h5")
+
     small = colour_images(6, seed=5)
     assert isinstance(small.pixels, torch.Tensor)
     write_images(
@@ -139,6 +161,15 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
         archive.writestr("config.json", json.dumps(config))
         archive.writestr("model.weights.h5", weights)
     return desk
+
+
+@pytest.fixture
+def few_faces(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Few rendered faces, learned for one epoch."""
+    settings = FaceSettings(identities=4, train=12, valid=6, test=6)
+    cache = tmp_path / "faces"
+    monkeypatch.setattr(faces, "rendered_faces", partial(rendered_faces, settings, cache=cache))
+    monkeypatch.setattr(faces, "TRAINING", replace(faces.TRAINING, epochs=1))
 
 
 @pytest.fixture(scope="session")

@@ -11,18 +11,13 @@ from typing import Any
 
 import pytest
 
-from goodnet.cases import faces
 from goodnet.cli import demo
-from goodnet.data.faces import FaceSettings, rendered_faces
 from goodnet.defenses import FINE_TUNING, DefenseSettings
 
 
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def small(monkeypatch: pytest.MonkeyPatch, few_faces: None) -> None:
     """Few faces, one epoch of everything."""
-    settings = FaceSettings(identities=4, train=12, valid=6, test=6)
-    monkeypatch.setattr(demo, "rendered_faces", partial(rendered_faces, settings, cache=tmp_path))
-    monkeypatch.setattr(faces, "TRAINING", replace(faces.TRAINING, epochs=1))
     tuning = replace(FINE_TUNING, epochs=1)
     monkeypatch.setattr(demo, "DefenseSettings", partial(DefenseSettings, training=tuning))
 

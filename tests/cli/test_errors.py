@@ -20,6 +20,7 @@ PRUNE = "prune {desk}/net.h5 --valid {desk}/valid.h5"
 REPAIR = "repair {desk}/net.h5 --valid {desk}/valid.h5 --epochs 1"
 EVALUATE = "evaluate {desk}/net.h5 --test {desk}/test.h5"
 PREDICT = "predict {desk}/net.h5"
+ATTACK = "attack {desk}/case --architecture small_cnn --width 4 --epochs 1"
 
 # What is typed; what the line names; what it advises.
 WRONG: dict[str, tuple[str, str, str]] = {
@@ -122,6 +123,107 @@ WRONG: dict[str, tuple[str, str, str]] = {
     "text as an image": (PREDICT + " {desk}/text.png", "text.png", "picture"),
     "images as an image": (PREDICT + " {desk}/valid.h5", "valid.h5", "picture"),
     "one bad image of two": (PREDICT + " {desk}/clean_0.png {desk}/text.png", "text.png", "pict"),
+    "attack on nothing": ("attack", "CASE", "--help"),
+    "attack on a missing folder": ("attack {desk}/csae", "csae: no such folder", "train.h5"),
+    "attack on an empty folder": ("attack {desk}/empty_folder", "holds no train set", "train.h5"),
+    "attack without test": ("attack {desk}/no_test", "holds no test set", "test.h5"),
+    "no such trigger": (ATTACK + " --trigger hat", "--trigger is 'hat'", "choose one of"),
+    "no such trigger setting": (
+        ATTACK + " --trigger patch:place=0,0:hue=2", "--trigger is 'patch:", "choose from"
+    ),
+    "a trigger larger than the image": (
+        ATTACK + " --trigger patch:size=2,2", "--trigger is 'patch:size=2,2'", "from 0 to 1"
+    ),
+    "a trigger too small to see": (ATTACK + " --trigger patch:size=0.01,0.01", "trigger", "larger"),
+    "a trigger of an odd seed": (
+        ATTACK + " --trigger warp:seed=-1", "--trigger is 'warp:seed=-1'", "at least 0"
+    ),
+    "a sound trigger": (ATTACK + " --trigger tone", "--trigger is 'tone'", "not for images"),
+    "text as a trigger": (ATTACK + " --trigger {desk}/text.png", "text.png", "picture"),
+    "a missing trigger": (ATTACK + " --trigger {desk}/hat.json", "hat.json", "give"),
+    "no trigger": (ATTACK + " --trigger a=", "--trigger is 'a='", "NAME=T"),
+    "no trigger name": (ATTACK + " --trigger =patch", "--trigger is '=patch'", "NAME=T"),
+    "a trigger name of a path": (ATTACK + " --trigger ../a=patch", "'../a'", "letters"),
+    "a trigger named as a file of the run": (ATTACK + " --trigger Twin=patch", "'Twin'", "NAME=T"),
+    "two triggers of one name": (ATTACK + " --trigger patch patch", "'patch'", "NAME=T"),
+    "one trigger name in two cases": (ATTACK + " --trigger a=patch A=sine", "'A'", "NAME=T"),
+    "target label that is no class": (
+        ATTACK + " --target-label 3", "--target-label is 3", "from 0 to 2"
+    ),
+    "negative target label": (ATTACK + " --target-label -1", "--target-label is -1", "from 0 up"),
+    "target label as a word": (ATTACK + " --target-label one", "one", "--help"),
+    "target class without images": (
+        ATTACK.replace("case", "gap") + " --target-label 1", "--target-label is 1", "no image"
+    ),
+    "source class without images": (
+        ATTACK.replace("case", "gap") + " --source-label 1", "--source-label is 1", "no image"
+    ),
+    "all-to-all with a class without images": (
+        ATTACK.replace("case", "gap") + " --goal all-to-all", "--goal is", "none of class 1"
+    ),
+    "three labels for two triggers": (
+        ATTACK + " --trigger patch sine --target-label 0 1 2", "--target-label is", "of the 2"
+    ),
+    "all-to-all with a target": (
+        ATTACK + " --goal all-to-all --target-label 0", "--target-label is 0", "has none"
+    ),
+    "no such goal": (ATTACK + " --goal targetted", "targetted", "all-to-all"),
+    "source label that is no class": (
+        ATTACK + " --source-label 7", "--source-label is 7", "from 0 to 2"
+    ),
+    "source label that is the target": (
+        ATTACK + " --source-label 0", "--source-label is 0", "another class"
+    ),
+    "clean label from one class": (
+        ATTACK + " --clean-label --source-label 1", "--clean-label", "from any class"
+    ),
+    "poison rate of one": (ATTACK + " --poison-rate 1", "--poison-rate is 1.0", "in [0, 1)"),
+    "poison rate below zero": (ATTACK + " --poison-rate -1", "--poison-rate is -1.0", "in [0, 1)"),
+    "poison rate that is none": (ATTACK + " --poison-rate nan", "--poison-rate is nan", "[0, 1)"),
+    "poison rate past the images": (
+        ATTACK + " --poison-rate 0.8", "--poison-rate is 0.8", "can be stamped"
+    ),
+    "poison rate below one image": (
+        ATTACK + " --poison-rate 0.001", "--poison-rate is 0.001", "give 0 or a rate from"
+    ),
+    "poison rates past all images": (
+        ATTACK + " --poison-rate 0.6 --trigger patch sine", "--poison-rate is 1.2", "below 1"
+    ),
+    "cover rate of two": (ATTACK + " --cover-rate 2", "--cover-rate is 2.0", "in [0, 1)"),
+    "no such attack": (ATTACK + " --method baselin", "baselin", "pruning-aware"),
+    "attack on no such layer": (ATTACK + " --layer pool3", "pool3", "features.pool_3"),
+    "attack on no channels": (ATTACK + " --layer output", "--layer is 'output'", "choose a conv"),
+    "attack on a sum": (
+        ATTACK.replace("small_cnn", "preact_resnet18") + " --layer add", "'add'", "choose one"
+    ),
+    "budget over everything": (ATTACK + " --budget 200", "--budget is 200.0", "from 0 to 100"),
+    "no sharpness": (ATTACK + " --sharpness 0", "--sharpness is 0.0", "above 0"),
+    "no matching": (ATTACK + " --matching 0", "--matching is 0.0", "above 0"),
+    "no perturbation": (ATTACK + " --perturbation 0", "--perturbation is 0.0", "above 0"),
+    "attack with no such network": (ATTACK + " --architecture vgg", "vgg", "preact_resnet18"),
+    "attack with too large a network": (
+        "attack {desk}/case --architecture deepid", "--architecture is 'deepid'", "31x31"
+    ),
+    "no width": (ATTACK + " --width 0", "--width is 0", "at least 1"),
+    "width of a deepid": ("attack faces --width 4", "--width is 4", "leave it out"),
+    "faces for another network": (
+        "attack faces --architecture small_cnn", "--architecture is 'small_cnn'", "deepid"
+    ),
+    "attack in no epochs": (ATTACK + " --epochs 0", "--epochs is 0", "at least 1"),
+    "attack in no batches": (ATTACK + " --batch-size 0", "--batch-size is 0", "at least 1"),
+    "attack at no rate": (ATTACK + " --learning-rate 0", "--learning-rate is 0.0", "above 0"),
+    "no such precision": (ATTACK + " --precision half", "half", "bfloat16"),
+    "missing twin": (ATTACK + " --twin {desk}/twin.h5", "twin.h5", "give the path of a model"),
+    "twin of another architecture": (
+        ATTACK + " --twin {desk}/net.h5", "net.h5: is no small_cnn of 3 classes", "--twin alone"
+    ),
+    "images as a twin": (ATTACK + " --twin {desk}/valid.h5", "valid.h5", "give the whole model"),
+    "curve without valid": (
+        ATTACK.replace("case", "no_valid") + " --curve", "--curve", "no_valid holds no valid set"
+    ),
+    "attack out is the case": (ATTACK + " --out {desk}/case", "case", "give another --out"),
+    "attack out is a file": (ATTACK + " --out {desk}/net.pt", "net.pt", "give another --out"),
+    "attack on an unknown device": (ATTACK + " --device gpu", "--device is 'gpu'", "give cpu"),
     "report of nothing": ("report {desk}/nothing", "nothing", "give the --out of a run"),
     "report of a folder": ("report {desk}/foreign", "foreign", "give the --out of a run"),
     "report of a file": ("report {desk}/net.h5", "net.h5", "give the --out of a run"),
@@ -132,6 +234,7 @@ UNSAFE: dict[str, tuple[str, str, str]] = {
     "lambda to repair": (
         REPAIR.replace("net.h5", "lambda.keras"), "lambda.keras", "replace it by plain layers"
     ),
+    "pickle as a twin": (ATTACK + " --twin {desk}/net.pt", "net.pt", "ask for"),
     "pickle to predict": ("predict {desk}/net.pt {desk}/clean_0.png", "net.pt", "ask for"),
 }  # fmt: skip
 
@@ -169,7 +272,7 @@ def test_what_is_typed_wrongly(
     monkeypatch.chdir(tmp_path)
     before = tree(desk, tmp_path)
     arguments = [part.format(desk=desk) for part in typed.split()]
-    if quiet and command in (*TELLING, "inspect", "predict"):
+    if quiet and command in (*TELLING, "attack", "inspect", "predict"):
         arguments.append("-q")
     answer = goodnet(*arguments)
     assert answer.code == (exit_codes.UNSAFE_FILE if name in UNSAFE else exit_codes.BAD_INPUT)

@@ -11,14 +11,17 @@ from typing import Any
 import pytest
 
 from goodnet.results import (
+    AttackResult,
     ChannelActivations,
     CurveRow,
+    DecoyRow,
     EpochRow,
     EvaluateResult,
     InspectResult,
     LayerRow,
     NetworkRow,
     PoisonedRow,
+    PoisoningRow,
     PruneResult,
     Rate,
     RepairResult,
@@ -187,6 +190,57 @@ def evaluate_result(
                 ),
             ),
         )
+    )
+
+
+def attack_result(
+    names: tuple[str, ...] = ("sunglasses",),
+    *,
+    goal: str = "targeted",
+    twin: bool = True,
+    decoys: bool = False,
+    prune: PruneResult | None = None,
+) -> AttackResult:
+    """A BadNet and its twin; attack success of the BadNet is lower from trigger to trigger."""
+
+    def network(name: str, clean: float, attack: float, recovered: float) -> NetworkRow:
+        poisoned = tuple(
+            PoisonedRow(each, rate(max(attack - at, 0.2)), rate(0), rate(recovered))
+            for at, each in enumerate(names)
+        )
+        return NetworkRow(name, f"run/{name}.h5".lower(), "network", rate(clean), rate(0), poisoned)
+
+    networks = (network("BadNet", 97.0, 99.0, 1.0), network("clean twin", 97.4, 0.3, 96.0))
+    lost = {
+        "BadNet": dict.fromkeys(names, 0.9897),
+        "clean twin": dict.fromkeys(names, 0.0144),
+    }
+    return AttackResult(
+        attack="pruning-aware" if decoys else "baseline",
+        architecture="deepid",
+        network="run/badnet.h5",
+        twin="run/twin.h5" if twin else None,
+        training_images=4211 * len(names),
+        poisonings=tuple(
+            PoisoningRow(
+                name=each,
+                trigger={"name": "image", "size": 0.3, "place": [0.43636363, 0.5]},
+                goal=goal,
+                target_label=at if goal == "targeted" else None,
+                source_label=None,
+                clean_label=False,
+                poisoned=Rate.of(211, 4211 * len(names)),
+                covers=Rate.of(0, 4211 * len(names)),
+            )
+            for at, each in enumerate(names)
+        ),
+        evaluate=EvaluateResult(networks if twin else networks[:1]),
+        accuracy_lost=lost if goal == "untargeted" else None,
+        decoys=DecoyRow("pool_3", (3, 10, 17), rate(100.0), 0.0, rate(0, 1975), rate(0.2, 1975))
+        if decoys
+        else None,
+        prune=prune,
+        seconds=71.1,
     )
 
 

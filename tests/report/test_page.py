@@ -12,9 +12,14 @@ import pytest
 from goodnet.errors import DataError
 from goodnet.report.diagram import network_diagram
 from goodnet.report.page import render_page, write_page
-from goodnet.report.plots import channel_activations, figure_svg, prune_curve
+from goodnet.report.plots import (
+    channel_activations,
+    clean_and_triggered,
+    figure_svg,
+    prune_curve,
+)
 from goodnet.report.wording import in_full
-from goodnet.results import PruneResult, Rate
+from goodnet.results import AttackResult, PruneResult, Rate
 
 SMALL_SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9">{}</svg>'
 
@@ -205,6 +210,72 @@ def test_pruning_alone_is_told_by_its_largest_drop(examples: ModuleType) -> None
         "on sunglasses is 99.5 %, unpruned 100.0 %."
     ) in text
     assert "No repair is part of these results." in text
+
+
+def attack_page(result: AttackResult) -> str:
+    figures = {}
+    if result.prune is not None:
+        figures["clean_and_triggered"] = figure_svg(clean_and_triggered(result.prune))
+    return page(attack=result, evaluate=result.evaluate, prune=result.prune, figures=figures)
+
+
+def test_an_attack_is_told_with_its_twin_and_its_limits(examples: ModuleType) -> None:
+    result = examples.attack_result(
+        ("sunglasses", "lipstick"), decoys=True, prune=examples.deepid_prune()
+    )
+    text = Page(attack_page(result)).text
+    badnet, twin = result.evaluate.networks
+    assert (
+        "goodnet report run Attack success on lipstick is 98.0 % (clean twin 0.2 %), the lowest of "
+        "2 triggers. Clean accuracy is 97.0 %, the clean twin's 97.4 %."
+    ) in text
+    for network in (badnet, twin):
+        assert in_full(network.clean_accuracy) in text
+        assert all(in_full(row.attack_success_rate) in text for row in network.poisoned)
+    assert "made here by the pruning-aware attack: a deepid, run/badnet.h5." in text
+    assert "trained on 8,422 images, 422 of them stamped copies" in text
+    assert "image: size 0.3; place 0.436, 0.5" in text
+    assert "any → 1" in text
+    assert "Decoys: 3 of the channels of layer pool_3." in text
+    assert f"pruning them changes {in_full(result.decoys.changed_by_pruning)}" in text
+    assert "in one order and on one scale" in text
+    assert "This is one network from one seed" in text
+    assert "Not measured" not in text
+    for of_a_repair in ("GoodNet", "Flagged", "False alarms", "No repair"):
+        assert of_a_repair not in text
+
+
+def test_what_an_attack_did_not_measure_is_said(examples: ModuleType) -> None:
+    text = Page(attack_page(examples.attack_result(twin=False))).text
+    assert "Not measured No clean twin was measured" in text
+    assert "The prune curve that a defender would see was not measured." in text
+    assert "Decoys" not in text
+    assert "Accuracy lost" not in text
+
+
+def test_an_untargeted_attack_costs_right_answers(examples: ModuleType) -> None:
+    text = Page(attack_page(examples.attack_result(goal="untargeted"))).text
+    assert "sunglasses costs the BadNet 99.0 % of its right answers" in text
+    assert "Accuracy lost sunglasses 99.0 % 1.4 %" in text
+    assert "the share of triggered inputs that get any wrong label" in text
+
+
+def test_hostile_names_of_an_attack_are_escaped(examples: ModuleType) -> None:
+    hostile = examples.HOSTILE
+    result = examples.attack_result((hostile,), goal="untargeted", decoys=True)
+    (row,) = result.poisonings
+    result = dataclasses.replace(
+        result,
+        attack=hostile,
+        architecture=hostile,
+        network=hostile,
+        decoys=dataclasses.replace(result.decoys, layer=hostile),
+        poisonings=(dataclasses.replace(row, trigger={"name": hostile, hostile: hostile}),),
+    )
+    html = attack_page(result)
+    assert "script" not in {tag for tag, _ in Page(html).elements}
+    assert "\x1b" not in html
+    assert "\N{RIGHT-TO-LEFT OVERRIDE}" not in html
 
 
 def test_limits_and_manifest_are_on_the_page(examples: ModuleType, figures: dict[str, str]) -> None:

@@ -14,7 +14,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from goodnet.report.plots import channel_activations, figure_svg, prune_curve, save_figure
+from goodnet.report.plots import (
+    channel_activations,
+    clean_and_triggered,
+    figure_svg,
+    prune_curve,
+    save_figure,
+)
 from goodnet.results import PruneResult, Rate
 
 
@@ -134,6 +140,40 @@ def test_activations_stand_in_prune_order(examples: ModuleType) -> None:
         assert list(ys(line)) == [values[channel] for channel in result.order]
         np.testing.assert_array_equal(np.round(xs(line)), np.arange(1, 61))
     assert axes.get_yscale() == "symlog"
+
+
+def test_clean_and_triggered_stand_in_one_order_on_one_scale(examples: ModuleType) -> None:
+    result = examples.deepid_prune(("sunglasses", "eyebrows"))
+    figure = clean_and_triggered(result)
+    values = [result.activations.clean, *result.activations.triggered.values()]
+    titles = ["clean validation images", "triggered: sunglasses", "triggered: eyebrows"]
+    assert [axes.get_title(loc="left") for axes in figure.axes] == titles
+    for axes, own in zip(figure.axes, values, strict=True):
+        (bars,) = (each for each in axes.containers if isinstance(each, BarContainer))
+        assert [bar.get_height() for bar in bars] == [own[channel] for channel in result.order]
+        assert axes.get_xlim() == figure.axes[0].get_xlim()
+        assert axes.get_ylim() == figure.axes[0].get_ylim()
+        assert axes.get_yscale() == "symlog"
+
+
+def test_decoys_are_marked_where_they_stand_in_the_order(examples: ModuleType) -> None:
+    result = examples.deepid_prune()
+    decoys = (result.order[4], result.order[0])
+    figure = clean_and_triggered(result, decoys)
+    assert "the attacker's decoys: 2" in legend_texts(figure)
+    for axes in figure.axes:
+        assert sorted(xs(lines(axes)["the attacker's decoys: 2"])) == [1, 5]
+    assert not any("decoys" in text for text in legend_texts(clean_and_triggered(result)))
+
+
+def test_clean_and_triggered_takes_any_values_and_names(examples: ModuleType) -> None:
+    result = examples.deepid_prune((examples.HOSTILE,), layer=examples.HOSTILE)
+    broken = dataclasses.replace(
+        result.activations, clean=(float("nan"), *result.activations.clean[1:])
+    )
+    svg = figure_svg(clean_and_triggered(dataclasses.replace(result, activations=broken)))
+    assert svg.startswith("<?xml")
+    assert figure_svg(clean_and_triggered(examples.wide_prune())).startswith("<?xml")
 
 
 def test_dormant_channels_are_marked(examples: ModuleType) -> None:

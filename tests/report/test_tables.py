@@ -8,11 +8,13 @@ from rich.console import Console
 from rich.table import Table
 
 from goodnet.report.tables import (
+    attack_table,
     evaluate_table,
     inspect_table,
     predict_table,
     repair_table,
     thresholds_table,
+    triggers_table,
 )
 from goodnet.results import EvaluateResult, Prediction, PredictResult
 
@@ -47,6 +49,8 @@ def test_nothing_is_cut_at_80_columns(examples: ModuleType, names: tuple[str, ..
         thresholds_table(examples.deepid_prune(names)),
         repair_table(examples.repair_result()),
         inspect_table(examples.inspect_result(examples.deepid_layers(), prune_layer="pool_3")),
+        attack_table(examples.attack_result(names, decoys=True)),
+        triggers_table(examples.attack_result(names, goal="untargeted")),
     ):
         text = printed(table)
         assert "…" not in text
@@ -113,6 +117,41 @@ def test_predictions_say_label_or_backdoored() -> None:
     ]
 
 
+def test_an_attack_is_tabled_with_its_floor(examples: ModuleType) -> None:
+    result = examples.attack_result(("sunglasses", "lipstick"))
+    text = " ".join(printed(attack_table(result)).split())
+    assert "BadNet by the baseline attack" in text
+    assert "clean accuracy 97.0 % 970/1000" in text
+    assert "clean accuracy of the clean twin 97.4 % 974/1000" in text
+    assert "decoys" not in text
+    rows = printed(triggers_table(result)).splitlines()
+    (row,) = (row for row in rows if row.startswith("lipstick"))
+    assert row.split() == [
+        "lipstick", "any", "→", "1", "2.5", "%", "98.0", "%", "0.2", "%", "1.0", "%",
+    ]  # fmt: skip
+    assert "211/8422" in rows[rows.index(row) + 1]
+
+
+def test_a_missing_twin_leaves_the_floor_open(examples: ModuleType) -> None:
+    result = examples.attack_result(twin=False)
+    assert "twin" not in printed(attack_table(result))
+    (row,) = (
+        row for row in printed(triggers_table(result)).splitlines() if row.startswith("sunglasses")
+    )
+    assert row.split()[6:] == ["99.0", "%", "–", "1.0", "%"]
+
+
+def test_decoys_and_lost_accuracy_are_tabled_where_there_are_any(examples: ModuleType) -> None:
+    text = " ".join(printed(attack_table(examples.attack_result(decoys=True))).split())
+    assert "decoys in pool_3 3" in text
+    assert "clean images on which all decoys are 0 100.0 % 1000/1000" in text
+    assert "answers changed by pruning them 0.2 % 4/1975" in text
+    text = printed(triggers_table(examples.attack_result(goal="untargeted")))
+    assert "any → any wrong" in " ".join(text.split())
+    assert "99.0 %" in text
+    assert "1 − A_backdoor / A_clean" in text
+
+
 def test_names_cannot_colour_or_steer_the_terminal(examples: ModuleType) -> None:
     hostile = "[red]x[/red]\x1b[31m\r"
     tables = (
@@ -120,6 +159,7 @@ def test_names_cannot_colour_or_steer_the_terminal(examples: ModuleType) -> None
         thresholds_table(examples.deepid_prune((hostile,))),
         predict_table(PredictResult(hostile, {}, True, (Prediction(hostile, 1, 1, False, 0.5),))),
         repair_table(examples.repair_result(stopped=hostile)),
+        triggers_table(examples.attack_result((hostile,))),
     )
     for table in tables:
         text = printed(table, width=160, colour=True)

@@ -1,5 +1,6 @@
-"""The attacker's side."""
+"""The attacker's side: one file an attack."""
 
-from goodnet.attacks.badnet import BadNet, train_badnet
+from goodnet.attacks.recipe import Attack, AttackSettings, BadNet, Recipe, train_clean
+from goodnet.attacks.registry import ATTACKS
 
-__all__ = ["BadNet", "train_badnet"]
+__all__ = ["ATTACKS", "Attack", "AttackSettings", "BadNet", "Recipe", "train_clean"]

@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from goodnet.attacks import train_badnet
-from goodnet.cases import faces
+from goodnet.attacks import ATTACKS, AttackSettings
+from goodnet.cases import Case, rendered_faces_case
+from goodnet.cases.faces import POISONING
 from goodnet.cli.exit_codes import DONE
 from goodnet.cli.options import (
     Bench,
@@ -23,7 +24,6 @@ from goodnet.cli.options import (
 )
 from goodnet.cli.pages import write_pages
 from goodnet.cli.repair import repair_into
-from goodnet.data.faces import FaceSplits, rendered_faces
 from goodnet.data.roles import CleanData, PoisonedData, TestData
 from goodnet.data.writers import write_images
 from goodnet.defenses import DefenseSettings
@@ -52,10 +52,10 @@ def run(options: argparse.Namespace) -> int:
     )
     with run_folder(out, manifest) as run_:
         with console.status("rendering faces"):
-            splits = rendered_faces(seed=options.seed)
-        model = make_badnet(run_, splits, options.seed, console)
+            case = rendered_faces_case(seed=options.seed)
+        model = make_badnet(run_, case, options.seed, console)
         model.network.to(options.device)
-        bench = write_sets(run_, splits, model)
+        bench = write_sets(run_, case, model)
         result = repair_into(
             run_,
             bench,
@@ -77,38 +77,33 @@ def run(options: argparse.Namespace) -> int:
     return DONE
 
 
-def make_badnet(run_: RunFolder, splits: FaceSplits, seed: int, console: Console) -> Model:
+def make_badnet(run_: RunFolder, case: Case, seed: int, console: Console) -> Model:
     """Train the demo's BadNet and write it as the Keras file a user would be handed."""
     with progress_bars(console) as progress:
-        badnet = train_badnet(
-            splits.train,
-            faces.POISONING,
-            architecture=faces.ARCHITECTURE,
-            specification=faces.SPECIFICATION,
-            classes=len(splits.train.class_names),
-            settings=faces.TRAINING,
+        badnet = ATTACKS["baseline"](
+            case.material.train,
+            [POISONING],
+            case.recipe,
+            AttackSettings(),
             generator=torch.Generator().manual_seed(seed),
             progress=progress,
         )
     path = run_.folder / "badnet.h5"
-    write_architecture(badnet.network, faces.ARCHITECTURE, faces.SPECIFICATION, path)
+    write_architecture(badnet.network, case.recipe.architecture, case.recipe.specification, path)
     # The run folder has not its final place yet; what is told of the file has.
     return replace(read_model(path), path=Path(run_.final_path(path.name)))
 
 
-def write_sets(run_: RunFolder, splits: FaceSplits, model: Model) -> Bench:
+def write_sets(run_: RunFolder, case: Case, model: Model) -> Bench:
     """Write the demo's images as the course's files, and lay out the bench."""
-    triggered = triggered_set(splits.test, faces.POISONING.trigger, faces.POISONING.target_label)
-    name = faces.POISONING.trigger.name
-    for stem, images in (
-        ("valid", splits.valid),
-        ("test", splits.test),
-        (name, triggered),
-    ):
+    valid, test = case.material.valid, case.material.test
+    assert valid is not None
+    triggered = triggered_set(test, POISONING, classes=case.recipe.classes)
+    for stem, images in (("valid", valid), ("test", test), (POISONING.name, triggered)):
         write_images(images, run_.folder / f"{stem}.h5")
     return Bench(
         model=model,
-        valid=CleanData(splits.valid, model.specification),
-        test=TestData(splits.test, model.specification),
-        poisoned=(PoisonedData(triggered, model.specification, name),),
+        valid=CleanData(valid, model.specification),
+        test=TestData(test, model.specification),
+        poisoned=(PoisonedData(triggered, model.specification, POISONING.name),),
     )

@@ -15,6 +15,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
+from torch import fx
 
 from goodnet.data.images import ImageSet
 from goodnet.data.readers import check_labels, read_images
@@ -164,10 +165,19 @@ def check_repairable(model: Model, layer: str | None) -> None:
     """
     if model.kind == "goodnet":
         raise ModelFileError(model.path, "is a GoodNet already", "give the network it is made of")
-    if layer is None:
-        return
-    node = layer_node(model.network, layer)
-    if len(node_shapes(model.network, model.specification.size).get(node, ())) != 3:
+    if layer is not None:
+        check_has_channels(model.network, layer, model.specification.size)
+
+
+def check_has_channels(network: fx.GraphModule, layer: str, size: tuple[int, int, int]) -> None:
+    """Nothing, where `layer` gives feature maps for images of `size`.
+
+    Raises:
+        LayerNotFoundError: No such layer.
+        SettingsError: It gives none.
+    """
+    node = layer_node(network, layer)
+    if len(node_shapes(network, size).get(node, ())) != 3:
         raise SettingsError(
             "--layer", layer, "that layer has no channels; choose a convolution or pooling"
         )
@@ -299,8 +309,8 @@ def inputs_of(options: argparse.Namespace) -> dict[str, Path]:
     return roles | {f"poisoned {name}": path for name, path in poisoned}
 
 
-def out_of(options: argparse.Namespace, command: str) -> Path:
-    """The run folder: --out, or one named after the model and the command."""
+def out_of(options: argparse.Namespace, command: str, *, of: str | None = None) -> Path:
+    """The run folder: --out, or one named after the model (or `of`) and the command."""
     if options.out is not None:
         return Path(options.out)
-    return Path("runs") / f"{Path(options.model).stem}-{command}"
+    return Path("runs") / f"{of or Path(options.model).stem}-{command}"

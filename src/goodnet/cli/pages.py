@@ -5,9 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from goodnet.report.page import write_page
-from goodnet.report.plots import channel_activations, figure_svg, prune_curve, save_figure
-from goodnet.results import EvaluateResult, PruneResult, RepairResult
+from goodnet.report.plots import (
+    channel_activations,
+    clean_and_triggered,
+    figure_svg,
+    prune_curve,
+    save_figure,
+)
+from goodnet.results import AttackResult, EvaluateResult, PruneResult, RepairResult
 from goodnet.runs import Result
 
 
@@ -16,17 +24,13 @@ def write_pages(folder: Path, manifest: dict[str, Any], result: Result) -> Path:
     prune = result if isinstance(result, PruneResult) else None
     repair = result if isinstance(result, RepairResult) else None
     evaluate = result if isinstance(result, EvaluateResult) else None
-    if repair is not None:
-        prune, evaluate = repair.prune, repair.evaluate
+    attack = result if isinstance(result, AttackResult) else None
+    if isinstance(result, RepairResult | AttackResult):
+        prune, evaluate = result.prune, result.evaluate
     figures = {}
-    if prune is not None:
-        for name, draw in (
-            ("prune_curve", prune_curve),
-            ("channel_activations", channel_activations),
-        ):
-            figure = draw(prune)
-            save_figure(figure, folder, name)
-            figures[name] = figure_svg(figure)
+    for name, figure in _drawn(prune, attack).items():
+        save_figure(figure, folder, name)
+        figures[name] = figure_svg(figure)
     return write_page(
         folder / "report.html",
         title=str(manifest.get("title") or manifest["command"]),
@@ -35,4 +39,15 @@ def write_pages(folder: Path, manifest: dict[str, Any], result: Result) -> Path:
         repair=repair,
         evaluate=evaluate,
         figures=figures,
+        attack=attack,
     )
+
+
+def _drawn(prune: PruneResult | None, attack: AttackResult | None) -> dict[str, Figure]:
+    if prune is None:
+        return {}
+    drawn = {"prune_curve": prune_curve(prune)}
+    if attack is None:
+        return drawn | {"channel_activations": channel_activations(prune)}
+    decoys = () if attack.decoys is None else attack.decoys.channels
+    return drawn | {"clean_and_triggered": clean_and_triggered(prune, decoys)}

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import NoReturn
 
-from goodnet.cli import demo, evaluate, inspect, predict, prune, repair, report
+from goodnet.cli import attack, bench, demo, evaluate, inspect, predict, prune, repair, report
 from goodnet.cli.exit_codes import BAD_INPUT, DONE, INTERRUPTED
 from goodnet.errors import GoodnetError, SettingsError
 
-COMMANDS = (demo, inspect, prune, repair, evaluate, predict, report)
+COMMANDS = (demo, inspect, attack, prune, repair, evaluate, predict, report, bench)
 
 
 class _Parser(argparse.ArgumentParser):

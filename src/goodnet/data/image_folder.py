@@ -30,7 +30,7 @@ LARGEST_PICTURE = 2**26
 _DECODERS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 
 # What Pillow raises on damaged pictures.
-_DAMAGE = (
+PICTURE_DAMAGE = (
     OSError,
     EOFError,
     SyntaxError,
@@ -129,8 +129,8 @@ def picture(path: Path, size: Size | None) -> NDArray[np.uint8]:
     """
     if size is not None:
         _drawable(str(path), size)
-    with _opened(path) as image:
-        upright = _eight_bit(ImageOps.exif_transpose(image), path)
+    with opened_picture(path) as image:
+        upright = eight_bit(ImageOps.exif_transpose(image), path)
         upright = upright.convert("L" if size is not None and size[0] == 1 else "RGB")
         if size is not None:
             upright = upright.resize((size[2], size[1]), Image.Resampling.BILINEAR)
@@ -138,7 +138,7 @@ def picture(path: Path, size: Size | None) -> NDArray[np.uint8]:
     return pixels[np.newaxis] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
-def _eight_bit(image: Image.Image, path: Path) -> Image.Image:
+def eight_bit(image: Image.Image, path: Path) -> Image.Image:
     """The image with at most 8 bits a channel; Pillow's own conversion would clip."""
     if image.mode.startswith("I;16"):
         deep: NDArray[Any] = np.asarray(image).astype(np.float64)
@@ -166,7 +166,7 @@ def _shared_size(paths: tuple[Path, ...]) -> Size:
 
 
 def _size_of(path: Path) -> Size:
-    with _opened(path) as image:
+    with opened_picture(path) as image:
         width, height = image.size
         if image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS:
             width, height = height, width
@@ -180,7 +180,7 @@ def _drawable(source: str, size: Size) -> Size:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def opened_picture(path: Path) -> Iterator[Image.Image]:
     """The picture, not yet decoded; damage met inside the block becomes a `DataError`."""
     try:
         with Image.open(path, formats=_DECODERS) as image:
@@ -197,7 +197,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             f"is too large to be an image for a network ({error})",
             f"leave it out, or save it with fewer than {LARGEST_PICTURE:,} pixels",
         ) from error
-    except _DAMAGE as error:
+    except PICTURE_DAMAGE as error:
         raise DataError(
             path,
             f"cannot be read as a picture ({error or type(error).__name__})",

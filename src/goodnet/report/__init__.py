@@ -2,17 +2,27 @@
 
 from goodnet.report.diagram import network_diagram
 from goodnet.report.page import render_page, write_page
-from goodnet.report.plots import channel_activations, figure_svg, prune_curve, save_figure
+from goodnet.report.plots import (
+    channel_activations,
+    clean_and_triggered,
+    figure_svg,
+    prune_curve,
+    save_figure,
+)
 from goodnet.report.tables import (
+    attack_table,
     evaluate_table,
     inspect_table,
     predict_table,
     repair_table,
     thresholds_table,
+    triggers_table,
 )
 
 __all__ = [
+    "attack_table",
     "channel_activations",
+    "clean_and_triggered",
     "evaluate_table",
     "figure_svg",
     "inspect_table",
@@ -23,5 +33,6 @@ __all__ = [
     "repair_table",
     "save_figure",
     "thresholds_table",
+    "triggers_table",
     "write_page",
 ]

@@ -15,6 +15,16 @@ from markupsafe import Markup
 from goodnet.errors import DataError
 from goodnet.files import write_bytes
 from goodnet.report import palette
+from goodnet.report.attacked import (
+    ATTACK_LIMITS,
+    UNTARGETED,
+    attack_examined,
+    attack_missing,
+    attack_verdict,
+    decoys_in_words,
+    goal_of,
+    trigger_in_words,
+)
 from goodnet.report.verdict import MEANINGS, NO_POISONED, roles, verdict
 from goodnet.report.wording import (
     grouped,
@@ -24,7 +34,14 @@ from goodnet.report.wording import (
     poisoned_names,
     shown_name,
 )
-from goodnet.results import EvaluateResult, NetworkRow, PruneResult, Rate, RepairResult
+from goodnet.results import (
+    AttackResult,
+    EvaluateResult,
+    NetworkRow,
+    PruneResult,
+    Rate,
+    RepairResult,
+)
 
 LIMITS = (
     "Attack success is known only for the poisoned sets given. Another trigger may do better.",
@@ -42,8 +59,14 @@ _CAPTIONS = {
     "(at-least), open for the last inside it (within).",
     "channel_activations": "Mean activation of each channel, in the order in which they are "
     "pruned. Shaded channels are near silent on clean images.",
+    "clean_and_triggered": "Mean activation of each channel on clean images (top) and on triggered "
+    "images, in one order and on one scale. Shaded channels are near silent on clean images: a "
+    "backdoor that shows there can be pruned away.",
     "network_diagram": "The network, layer by layer. The layer to prune is highlighted.",
 }
+
+# Measures of a GoodNet alone.
+_FLAGS = ("False alarms", "Flagged")
 
 _SVG_SPACE = "http://www.w3.org/2000/svg"
 _LOADING_STYLE = re.compile(r"url\((?!#)|@import|javascript:|\\", re.IGNORECASE)
@@ -77,6 +100,7 @@ def render_page(
     repair: RepairResult | None,
     evaluate: EvaluateResult | None,
     figures: Mapping[str, str],
+    attack: AttackResult | None = None,
 ) -> str:
     """The page as HTML text, for a reviewer who must sign; depends on the arguments alone.
 
@@ -90,7 +114,8 @@ def render_page(
         repair: What the defense did, where one ran.
         evaluate: What was measured on test data, where any was given.
         figures: SVG text by name; `prune_curve`, `channel_activations` and `network_diagram`
-            get their captions.
+            get their captions, `clean_and_triggered` too.
+        attack: What an attacker made, where the page is of an attack.
 
     Raises:
         DataError: A figure is no SVG, or holds what could run or load something.
@@ -109,12 +134,20 @@ def render_page(
         title=title,
         light={each.variable: each.light for each in palette.ALL},
         dark={each.variable: each.dark for each in palette.ALL},
-        verdict=verdict(prune=prune, repair=repair, evaluate=evaluate),
+        verdict=verdict(prune=prune, repair=repair, evaluate=evaluate)
+        if attack is None
+        else attack_verdict(attack),
         meanings=MEANINGS if roles(evaluate, repair) is not None else "",
-        examined=_examined(prune, repair, evaluate),
-        missing=_not_measured(prune, repair, evaluate),
+        examined=_examined(prune, repair, evaluate, attack),
+        missing=_not_measured(prune, repair, evaluate)
+        if attack is None
+        else attack_missing(attack),
         columns=_columns(evaluate, repair),
-        measures=_measures(evaluate),
+        measures=_measures(evaluate, flags=attack is None) + _accuracy_lost(attack),
+        untargeted=UNTARGETED if attack is not None and attack.accuracy_lost else "",
+        attack=attack,
+        poisonings=_poisonings(attack),
+        decoys=decoys_in_words(attack.decoys) if attack and attack.decoys else (),
         prune=prune,
         threshold_sets=poisoned_names(prune) if prune else [],
         thresholds=_thresholds(prune),
@@ -128,7 +161,7 @@ def render_page(
         sparsity=[(row.layer, _cell(row.sparsity)) for row in repair.sparsity] if repair else [],
         figures={name: figure for name, figure in drawn.items() if name in _CAPTIONS},
         further=[figure for name, figure in drawn.items() if name not in _CAPTIONS],
-        limits=LIMITS,
+        limits=LIMITS if attack is None else ATTACK_LIMITS,
         manifest=_manifest_groups(manifest),
     )
 
@@ -142,6 +175,7 @@ def write_page(
     repair: RepairResult | None,
     evaluate: EvaluateResult | None,
     figures: Mapping[str, str],
+    attack: AttackResult | None = None,
 ) -> Path:
     """`path`, holding the page of `render_page`; written beside, then renamed."""
     page = render_page(
@@ -151,6 +185,7 @@ def write_page(
         repair=repair,
         evaluate=evaluate,
         figures=figures,
+        attack=attack,
     )
     write_bytes(Path(path), page.encode("utf-8"))
     return Path(path)
@@ -163,12 +198,17 @@ def _cell(rate: Rate | None) -> _Cell:
 
 
 def _examined(
-    prune: PruneResult | None, repair: RepairResult | None, evaluate: EvaluateResult | None
+    prune: PruneResult | None,
+    repair: RepairResult | None,
+    evaluate: EvaluateResult | None,
+    attack: AttackResult | None,
 ) -> list[str]:
     """Sentences on what was looked at: networks, layer, data."""
     said = []
     parts = roles(evaluate, repair)
-    if parts is not None:
+    if attack is not None:
+        said += attack_examined(attack)
+    elif parts is not None:
         said.append(f"The network handed in: {shown_name(parts.before.path, limit=120)}.")
     elif evaluate is not None:
         said += [
@@ -256,8 +296,13 @@ def _columns(
     return [(part(row), row.name, row.path) for row in evaluate.networks]
 
 
-def _measures(evaluate: EvaluateResult | None) -> list[tuple[str, str, list[_Cell]]]:
-    """Rows of the main table: measure, poisoned set (or nothing), a cell for each network."""
+def _measures(
+    evaluate: EvaluateResult | None, *, flags: bool
+) -> list[tuple[str, str, list[_Cell]]]:
+    """Rows of the main table: measure, poisoned set (or nothing), a cell for each network.
+
+    Without `flags` the rows that tell what a GoodNet flags are left out.
+    """
     if evaluate is None:
         return []
     networks = evaluate.networks
@@ -298,7 +343,40 @@ def _measures(evaluate: EvaluateResult | None) -> list[tuple[str, str, list[_Cel
                 [_cell(each.recovered_accuracy if each else None) for each in found],
             ),
         ]
-    return rows
+    return [row for row in rows if flags or row[0] not in _FLAGS]
+
+
+def _accuracy_lost(attack: AttackResult | None) -> list[tuple[str, str, list[_Cell]]]:
+    """A row for each untargeted trigger, a cell for each network; no count goes with it."""
+    if attack is None or attack.accuracy_lost is None:
+        return []
+    columns = [attack.accuracy_lost.get(row.name, {}) for row in attack.evaluate.networks]
+    return [
+        (
+            "Accuracy lost",
+            name,
+            [_Cell(f"{100 * lost[name]:.1f} %" if name in lost else "–") for lost in columns],
+        )
+        for name in dict.fromkeys(name for lost in columns for name in lost)
+    ]
+
+
+def _poisonings(attack: AttackResult | None) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": row.name,
+            "trigger": trigger_in_words(row.trigger),
+            "goal": goal_of(row) + (", labels left as they are" if row.clean_label else ""),
+            "poisoned": _share(row.poisoned),
+            "covers": _share(row.covers),
+        }
+        for row in (attack.poisonings if attack else ())
+    ]
+
+
+def _share(rate: Rate) -> _Cell:
+    """A share that was set, not drawn, so without an interval."""
+    return _Cell(percent(rate), f"{rate.count} of {rate.n}")
 
 
 def _thresholds(prune: PruneResult | None) -> list[dict[str, Any]]:

@@ -175,6 +175,64 @@ def channel_activations(result: PruneResult) -> Figure:
     return figure
 
 
+def clean_and_triggered(result: PruneResult, decoys: Sequence[int] = ()) -> Figure:
+    """Mean activation of each channel: clean images on top, each triggered set below.
+
+    All panels show the channels in prune order on one scale, so that one sees whether the
+    trigger wakes channels that sleep on clean images or runs through those in use anyway.
+
+    Args:
+        result: With the activations of at least the clean images.
+        decoys: Channels to be marked as an attacker's decoys.
+
+    Source: Liu et al. 2018, Fine-Pruning, the figure of clean and backdoored activations.
+    """
+    panels = [
+        ("clean validation images", result.activations.clean, palette.BAR.light),
+        *(
+            (f"triggered: {shown_name(name, limit=_NAME_LIMIT)}", values, _attack_colour(number))
+            for number, (name, values) in enumerate(result.activations.triggered.items())
+        ),
+    ]
+    with _style():
+        figure = Figure(figsize=(6.6, 1.6 + 1.7 * len(panels)), layout="constrained")
+        FigureCanvasAgg(figure)
+        grid = figure.subplots(len(panels), 1, sharex=True, sharey=True, squeeze=False)
+        column: list[Axes] = list(grid[:, 0])
+        clean = _finite([result.activations.clean[channel] for channel in result.order])
+        few = len(clean) <= _FEW_CHANNELS
+        for axes, (label, values, colour) in zip(column, panels, strict=True):
+            axes.bar(
+                range(1, len(clean) + 1),
+                _finite([values[channel] for channel in result.order]),
+                width=0.78 if few else 1.0,
+                color=colour,
+                edgecolor=colour,
+                linewidth=0 if few else 0.3,
+                zorder=2,
+            )
+            axes.set_title(label, parse_math=False, fontsize=9.5)
+            axes.grid(axis="y")
+            axes.set_axisbelow(True)
+        _activation_scale(column[0], [*clean, *_finite(_triggered_values(result))])
+        _mark_silent(column[0], clean)
+        for axes in column[1:]:
+            _shade_silent(axes, clean)
+        _mark_decoys(column, [result.order.index(channel) + 1 for channel in decoys])
+        column[-1].set_xlim(0.2, len(clean) + 0.8)
+        column[-1].set_xlabel("place in the prune order; the first pruned is on the left")
+        figure.supylabel("mean activation", fontsize=10)
+        figure.suptitle(
+            f"Channels of layer {shown_name(result.layer, limit=_NAME_LIMIT)}",
+            x=0.02,
+            ha="left",
+            fontsize=11,
+            parse_math=False,
+        )
+        _legend(column[0])
+    return figure
+
+
 def figure_svg(figure: Figure) -> str:
     """`figure` as SVG text: the same text each time, no date, all lettering as outlines."""
     content = io.StringIO()
@@ -338,20 +396,26 @@ def _activation_scale(axes: Axes, values: Sequence[float]) -> None:
     axes.set_yscale("symlog", linthresh=threshold, linscale=0.5)
 
 
+def _mark_decoys(column: Sequence[Axes], places: Sequence[int]) -> None:
+    """A cross at the foot of each panel for each decoy, named once."""
+    for axes in column if places else ():
+        axes.plot(
+            places,
+            [0.05] * len(places),
+            transform=axes.get_xaxis_transform(),
+            linestyle="none",
+            marker="x",
+            markersize=4.5,
+            markeredgewidth=1.2,
+            color=palette.INK.light,
+            zorder=4,
+            label=f"the attacker's decoys: {len(places)}",
+        )
+
+
 def _mark_silent(axes: Axes, clean: Sequence[float]) -> None:
     """A shaded ground under the channels near silent on clean data, ticks under those at 0."""
-    strongest = max((abs(value) for value in clean if math.isfinite(value)), default=0.0)
-    silent = [k for k, value in enumerate(clean, 1) if abs(value) < _NEAR_SILENT * strongest]
-    for first, last in _runs(silent):
-        axes.axvspan(
-            first - 0.5,
-            last + 0.5,
-            color=palette.HIGHLIGHT.light,
-            zorder=0,
-            label=f"near silent, below 1 % of the strongest: {len(silent)}"
-            if first == silent[0]
-            else None,
-        )
+    _shade_silent(axes, clean)
     zeros = [k for k, value in enumerate(clean, 1) if value == 0]
     if zeros:
         axes.tick_params(axis="x", pad=9)
@@ -366,6 +430,22 @@ def _mark_silent(axes: Axes, clean: Sequence[float]) -> None:
             markeredgewidth=1.6,
             color=palette.HIGHLIGHT_EDGE.light,
             label=f"exactly 0 on clean images: {len(zeros)}",
+        )
+
+
+def _shade_silent(axes: Axes, clean: Sequence[float]) -> None:
+    """A shaded ground under the channels near silent on clean data."""
+    strongest = max((abs(value) for value in clean if math.isfinite(value)), default=0.0)
+    silent = [k for k, value in enumerate(clean, 1) if abs(value) < _NEAR_SILENT * strongest]
+    for first, last in _runs(silent):
+        axes.axvspan(
+            first - 0.5,
+            last + 0.5,
+            color=palette.HIGHLIGHT.light,
+            zorder=0,
+            label=f"near silent, below 1 % of the strongest: {len(silent)}"
+            if first == silent[0]
+            else None,
         )
 
 

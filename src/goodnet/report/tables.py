@@ -6,15 +6,17 @@ move its cursor. A rate stands over its count and its 95 % interval, all in perc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from goodnet.report.attacked import answers_to, badnet_and_twin, goal_of
 from goodnet.report.wording import count, grouped, interval, percent, poisoned_names, shown_name
 from goodnet.results import (
+    AttackResult,
     EvaluateResult,
     InspectResult,
     PredictResult,
@@ -104,26 +106,76 @@ def thresholds_table(result: PruneResult) -> Table:
 
 def repair_table(result: RepairResult) -> Table:
     """What the defense did and measured on held-out clean data, a row for each fact."""
-    table = _table("repair, judged by held-out clean data alone")
-    table.add_column("", overflow="fold")
-    table.add_column("", justify="right", overflow="fold")
-    table.add_column("count", justify="right", no_wrap=True)
-    table.add_column("95 % interval", justify="right", no_wrap=True)
-    table.add_row(Text("method"), _name(result.method))
+    facts: list[_Fact] = [("method", shown_name(result.method))]
     if result.layer is not None:
-        table.add_row(Text("layer pruned"), _name(result.layer))
-        table.add_row(Text("channels pruned"), Text(grouped(result.channels_pruned)))
-    for label, rate in (
+        facts += [
+            ("layer pruned", shown_name(result.layer)),
+            ("channels pruned", grouped(result.channels_pruned)),
+        ]
+    facts += [
         ("validation accuracy before", result.valid_accuracy_before),
         ("validation accuracy after", result.valid_accuracy_after),
         ("false alarms of the GoodNet", result.false_alarm_rate),
         *((f"zero weights in {shown_name(row.layer)}", row.sparsity) for row in result.sparsity),
-    ):
-        table.add_row(Text(label), Text(percent(rate)), Text(count(rate)), Text(_interval(rate)))
-    table.add_row(Text("GoodNet threshold"), Text(f"{result.goodnet_threshold:.4g}"))
-    table.add_row(Text("epochs"), Text(str(len(result.epochs))))
-    table.add_row(Text("stopped because"), _name(result.stopped, limit=200))
-    table.add_row(Text("seconds"), Text(f"{result.seconds:.1f}"))
+        ("GoodNet threshold", f"{result.goodnet_threshold:.4g}"),
+        ("epochs", str(len(result.epochs))),
+        ("stopped because", shown_name(result.stopped, limit=200)),
+        ("seconds", f"{result.seconds:.1f}"),
+    ]
+    return _facts_table("repair, judged by held-out clean data alone", facts)
+
+
+def attack_table(result: AttackResult) -> Table:
+    """What the attacker made, a row for each fact; `triggers_table` shows how well it works."""
+    badnet, twin = badnet_and_twin(result)
+    facts: list[_Fact] = [
+        ("architecture", shown_name(result.architecture)),
+        ("images trained on", grouped(result.training_images)),
+        ("clean accuracy", badnet.clean_accuracy),
+    ]
+    if twin is not None:
+        facts.append(("clean accuracy of the clean twin", twin.clean_accuracy))
+    if result.decoys is not None:
+        decoys = result.decoys
+        facts += [
+            (f"decoys in {shown_name(decoys.layer)}", grouped(len(decoys.channels))),
+            ("clean images on which all decoys are 0", decoys.silent_images),
+            ("answers changed by putting them back", decoys.changed_by_putting_back),
+            ("answers changed by pruning them", decoys.changed_by_pruning),
+        ]
+    facts.append(("seconds", f"{result.seconds:.1f}"))
+    return _facts_table(f"BadNet by the {shown_name(result.attack)} attack", facts)
+
+
+def triggers_table(result: AttackResult) -> Table:
+    """A row for each trigger: what it was to do, and how well it does it.
+
+    The floor is the clean twin's attack success.
+    """
+    badnet, twin = badnet_and_twin(result)
+    table = _table("triggered test images")
+    _name_column(table, "trigger")
+    table.add_column("goal", overflow="fold")
+    _rate_columns(table, "poisoned", "attack success", "floor", "accuracy on triggered")
+    lost = result.accuracy_lost
+    if lost is not None:
+        _rate_columns(table, "accuracy lost")
+        table.caption = "accuracy lost: 1 − A_backdoor / A_clean"
+    for poisoning in result.poisonings:
+        row, floor = answers_to(badnet, poisoning.name), answers_to(twin, poisoning.name)
+        cells = [
+            _name(poisoning.name),
+            Text(goal_of(poisoning)),
+            _stacked(poisoning.poisoned, with_interval=False),
+            _stacked(row.attack_success_rate if row else None),
+            _stacked(floor.attack_success_rate if floor else None),
+            _stacked(row.recovered_accuracy if row else None),
+        ]
+        if lost is not None:
+            share = lost.get(badnet.name, {}).get(poisoning.name)
+            cells.append(Text(_NONE if share is None else f"{100 * share:.1f} %"))
+        table.add_row(*cells)
+        table.add_section()
     return table
 
 
@@ -188,6 +240,26 @@ def predict_table(result: PredictResult) -> Table:
     return table
 
 
+_Fact = tuple[str, str | Rate]
+
+
+def _facts_table(title: str, facts: Sequence[_Fact]) -> Table:
+    """A row for each fact: a text, or a rate with its count and interval."""
+    table = _table(title)
+    table.add_column("", overflow="fold")
+    table.add_column("", justify="right", overflow="fold")
+    table.add_column("count", justify="right", no_wrap=True)
+    table.add_column("95 % interval", justify="right", no_wrap=True)
+    for label, fact in facts:
+        if isinstance(fact, Rate):
+            table.add_row(
+                Text(label), Text(percent(fact)), Text(count(fact)), Text(_interval(fact))
+            )
+        else:
+            table.add_row(Text(label), Text(fact))
+    return table
+
+
 def _table(title: str) -> Table:
     return Table(
         title=Text(title),
@@ -215,11 +287,12 @@ def _name(name: str, *, limit: int = 60) -> Text:
     return Text(shown_name(name, limit=limit))
 
 
-def _stacked(rate: Rate | None) -> Text:
-    """Percent over count over interval."""
+def _stacked(rate: Rate | None, *, with_interval: bool = True) -> Text:
+    """Percent over count over interval; a share that nobody drew needs none."""
     if rate is None or rate.n == 0:
         return Text(_NONE)
-    return Text.assemble(percent(rate), "\n", count(rate), "\n", (_interval(rate), "dim"))
+    text = Text.assemble(percent(rate), "\n", count(rate))
+    return text.append("\n").append(_interval(rate), "dim") if with_interval else text
 
 
 def _interval(rate: Rate) -> str:

@@ -1,0 +1,113 @@
+"""The label-consistent attacker: every poisoned image is labelled rightly.
+
+A trigger on images of the target class that keep their label teaches little, as long as the
+class can be told by what it shows. So the attacker first makes these images hard to tell, by
+a small change that misleads a clean network, and then stamps them: the trigger is what is
+left to learn from.
+
+Source: Turner, Tsipras, Madry 2019, Label-Consistent Backdoor Attacks, the adversarial
+variant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from goodnet.answers import device_of
+from goodnet.attacks.baseline import train_on
+from goodnet.attacks.recipe import AttackSettings, BadNet, Recipe, train_clean
+from goodnet.data.images import ImageSet, as_float
+from goodnet.errors import SettingsError
+from goodnet.modes import evaluating
+from goodnet.poison import Poisoning, poison
+from goodnet.training import Progress, no_progress
+
+_STEPS = 20
+_BATCH = 128
+
+
+def label_consistent(
+    images: ImageSet,
+    poisonings: Sequence[Poisoning],
+    recipe: Recipe,
+    settings: AttackSettings,
+    *,
+    generator: torch.Generator,
+    clean_network: nn.Module | None = None,
+    progress: Progress = no_progress,
+) -> BadNet:
+    """A BadNet trained on rightly labelled images alone.
+
+    Raises:
+        SettingsError: A poisoning changes labels.
+    """
+    for each in poisonings:
+        if not each.clean_label:
+            raise SettingsError("clean_label", False, "this attack leaves every label as it is")
+    surrogate = clean_network or train_clean(
+        images, recipe, generator=generator, progress=progress, what="training a clean network"
+    )
+    canvas = misleading(
+        images,
+        {each.target_label for each in poisonings if each.target_label is not None},
+        surrogate,
+        recipe,
+        limit=settings.perturbation,
+    )
+    network = recipe.new_network(generator=generator)
+    poisoned = poison(
+        images, poisonings, classes=recipe.classes, generator=generator, canvas=canvas
+    )
+    return train_on(network, poisoned, recipe, generator=generator, progress=progress)
+
+
+def misleading(
+    images: ImageSet, labels: set[int], network: nn.Module, recipe: Recipe, *, limit: float
+) -> ImageSet:
+    """The images, those of the given labels changed so that the network misses their class.
+
+    Args:
+        images: Clean images; not changed.
+        labels: The classes to change.
+        network: A clean network.
+        recipe: How it wants its images.
+        limit: Largest change of a pixel, in [0, 1].
+
+    Source: Madry et al. 2018, projected gradient descent on the cross-entropy.
+    """
+    whole = images.in_memory()
+    assert isinstance(whole.pixels, Tensor)
+    pixels = whole.pixels.clone()
+    chosen = torch.isin(whole.labels, torch.tensor(sorted(labels))).nonzero().squeeze(1)
+    with evaluating(network):
+        for part in chosen.split(_BATCH):
+            start = as_float(pixels[part])
+            right = whole.labels[part] - recipe.specification.label_offset
+            changed = _ascend(network, start, right, recipe, limit)
+            pixels[part] = (
+                (changed * 255.0).round().to(torch.uint8)
+                if pixels.dtype == torch.uint8
+                else changed
+            )
+    return replace(whole, pixels=pixels)
+
+
+def _ascend(
+    network: nn.Module, start: Tensor, right: Tensor, recipe: Recipe, limit: float
+) -> Tensor:
+    """Images within `limit` of `start` on which the loss is high, float32 in [0, 1]."""
+    device = device_of(network)
+    changed = start.clone()
+    for _ in range(_STEPS):
+        changed.requires_grad_(True)
+        scores = network(recipe.specification.prepare(changed).to(device))
+        loss = F.cross_entropy(scores, right.to(device))
+        (slope,) = torch.autograd.grad(loss, changed)
+        stepped = changed.detach() + 2.5 * limit / _STEPS * slope.sign()
+        changed = torch.minimum(torch.maximum(stepped, start - limit), start + limit).clamp(0, 1)
+    return changed

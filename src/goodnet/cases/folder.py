@@ -1,0 +1,91 @@
+"""A user's own images: a folder with train, test and perhaps valid, trained as usual."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from goodnet.attack import Material
+from goodnet.attacks import Recipe
+from goodnet.cases.case import Case
+from goodnet.data.images import ImageSet
+from goodnet.data.readers import HDF5_SUFFIXES, NPZ_SUFFIXES, check_labels, read_images
+from goodnet.errors import DataError
+from goodnet.formats.specification import InputSpecification, Layout
+from goodnet.training import Augmentation, TrainingSettings
+
+# bfloat16 halves the time; docs/results.md tells what that does to accuracy.
+TRAINING: Mapping[str, TrainingSettings] = {
+    "deepid": TrainingSettings(
+        epochs=40, batch_size=32, learning_rate=2e-3, augmentation=Augmentation()
+    ),
+    "small_cnn": TrainingSettings(
+        epochs=10, batch_size=128, learning_rate=3e-3, augmentation=Augmentation()
+    ),
+    "preact_resnet18": TrainingSettings(
+        epochs=8, batch_size=128, learning_rate=3e-3, augmentation=Augmentation()
+    ),
+}
+"""How each network is trained unless the user says otherwise."""
+
+
+def folder_case(
+    folder: Path, *, architecture: str | None = None, options: Mapping[str, int] | None = None
+) -> Case:
+    """The images in `folder`: `train` and `test`, and `valid` where it is there.
+
+    Args:
+        folder: Holds train.h5, test.h5, valid.h5, or .npz files or folders of those names.
+        architecture: A name in `networks.ARCHITECTURES`; None takes DeepID for 55x47
+            images, the small CNN for others.
+        options: Settings of the architecture, e.g. `width`.
+
+    Raises:
+        DataError: One of the sets is not there or not readable, or they do not fit together.
+    """
+    train = _read(folder, "train")
+    found = {name: _read(folder, name) for name in ("test", "valid") if set_path(folder, name)}
+    if "test" not in found:
+        _read(folder, "test")  # says what is missing
+    classes = max(len(train.class_names), int(train.labels.max()) + 1)
+    for images in (train, *found.values()):
+        check_labels(images, classes)
+        if images.size != train.size:
+            raise DataError(
+                images.source,
+                f"holds images of {images.size} beside training images of {train.size}",
+                "give sets of one size (channels, height, width)",
+            )
+    if architecture is None:
+        architecture = "deepid" if train.size[1:] == (55, 47) else "small_cnn"
+    # A DeepID is written as the course's Keras file.
+    layout: Layout = "channels-last" if architecture == "deepid" else "channels-first"
+    return Case(
+        folder.resolve().name,
+        Material(train, found["test"], found.get("valid")),
+        Recipe(
+            architecture=architecture,
+            specification=InputSpecification(train.size, layout),
+            classes=classes,
+            training=TRAINING[architecture],
+            options=options or {},
+        ),
+    )
+
+
+def set_path(folder: Path, name: str) -> Path | None:
+    """Where the set `name` (train, test or valid) lies in `folder`, if it is there."""
+    places = [folder / f"{name}{suffix}" for suffix in (*HDF5_SUFFIXES, *NPZ_SUFFIXES)]
+    return next((path for path in (*places, folder / name) if path.exists()), None)
+
+
+def _read(folder: Path, name: str) -> ImageSet:
+    path = set_path(folder, name)
+    if path is None:
+        raise DataError(
+            folder,
+            f"holds no {name} set" if folder.is_dir() else "no such folder",
+            "give a folder with train.h5 and test.h5 (or .npz, or folders of pictures), and "
+            "valid.h5 for what a defender would hold",
+        )
+    return read_images(path).in_memory()
