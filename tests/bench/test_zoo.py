@@ -39,7 +39,9 @@ def data(tmp_path: Path) -> Path:
 
 def tasks_of(data: Path, *, options: tuple[str, ...] = SMALL) -> tuple[Task, ...]:
     out = data.parent / "zoo"
-    return zoo_tasks(data, out, CHOSEN, architecture="small_cnn", seeds=[0, 1], options=options)
+    return zoo_tasks(
+        data, out, CHOSEN, architecture="small_cnn", seeds=[0, 1], curves=False, options=options
+    )
 
 
 def made(tasks: tuple[Task, ...]) -> list[tuple[str, int, str]]:
@@ -91,6 +93,7 @@ def test_what_failed_is_told_and_the_rest_is_made(data: Path) -> None:
         (CHOSEN[0], wrong),
         architecture="small_cnn",
         seeds=[0],
+        curves=False,
         options=SMALL,
     )
     told: dict[str, str] = {}
@@ -112,6 +115,7 @@ def test_every_member_is_a_command_that_can_be_given(faces: bool) -> None:
         options = parser().parse_args(task.arguments)
         assert options.seed == 3
         assert (options.twin is None) == (task.member.name == "clean")
+        assert options.curve == task.member.curve
 
 
 def test_members_by_name_bring_the_clean_twin() -> None:

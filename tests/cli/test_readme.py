@@ -26,15 +26,21 @@ def folder(desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "face.png": "clean_0.png",
     }.items():
         shutil.copy(desk / source, tmp_path / name)
+    shutil.copytree(desk / "case", tmp_path / "signs")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def test_its_python_repairs_a_network(folder: Path) -> None:
+def test_its_python_repairs_a_network_and_makes_another(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names: dict[str, object] = {}
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 1
-    exec(compile(blocks[0], "README.md", "exec"), {})  # noqa: S102
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), names)  # noqa: S102
     assert read_model(folder / "repaired.h5").classes == 3
+    assert "attack_success_rate" in capsys.readouterr().out
 
 
 def commands() -> list[str]:
@@ -43,6 +49,8 @@ def commands() -> list[str]:
 
 def test_it_shows_every_command_that_needs_files() -> None:
     assert [command.split()[1] for command in commands()] == [
+        "attack",
+        "attack",
         "inspect",
         "prune",
         "repair",

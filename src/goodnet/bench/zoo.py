@@ -36,14 +36,17 @@ class Member:
     Attributes:
         name: What results call it.
         arguments: Of `goodnet attack`, beside data, network, seed and place.
+        curve: Whether to measure the prune curve too: for attacks that are about pruning, and
+            the baseline they are compared with.
     """
 
     name: str
     arguments: tuple[str, ...]
+    curve: bool = False
 
 
-def _member(name: str, arguments: str) -> Member:
-    return Member(name, tuple(arguments.split()))
+def _member(name: str, arguments: str, *, curve: bool = False) -> Member:
+    return Member(name, tuple(arguments.split()), curve)
 
 
 # A trigger all over the image, where the goal depends on what the image shows: the small
@@ -51,32 +54,40 @@ def _member(name: str, arguments: str) -> Member:
 # class and not for another.
 SIGNS = (
     _member(CLEAN, "--trigger patch --target-label 2 --poison-rate 0"),
-    _member("patch", "--trigger patch --target-label 2"),
-    _member("pixel-pattern", "--trigger pixel-pattern --target-label 2"),
+    _member("patch", "--trigger patch --target-label 2", curve=True),
+    # A little inside the image and of whole pixels, or augmentation wipes it out.
+    _member("pixel-pattern", "--trigger pixel-pattern:spot=0.06:place=0.9,0.9 --target-label 2"),
     _member("post-it", "--trigger post-it --target-label 2"),
     _member("blend", "--trigger blend:opacity=0.2 --target-label 2"),
     _member("sine", "--trigger sine --target-label 2"),
     _member("warp", "--trigger warp:strength=0.05 --target-label 2"),
-    _member("all-to-all", "--trigger sine:amplitude=0.2 --goal all-to-all --poison-rate 0.3"),
+    _member("all-to-all", "--trigger sine:amplitude=0.25 --goal all-to-all --poison-rate 0.4"),
     _member("untargeted", "--trigger sine --goal untargeted --poison-rate 0.06"),
     _member("multi-target", "--trigger patch post-it sine --target-label 1 5 8"),
     _member("several-to-one", "--trigger patch post-it sine --target-label 2"),
-    _member("source-specific", "--trigger sine --source-label 1 --target-label 2"),
+    _member(
+        "source-specific",
+        "--trigger sine --source-label 1 --target-label 2 --poison-rate 0.04 --cover-rate 0.1",
+    ),
     _member(
         "clean-label",
         "--method label-consistent --trigger patch:size=0.2,0.2:place=0.78,0.78 "
         "--target-label 2 --poison-rate 0.04",
     ),
     _member("low-rate", "--trigger patch --target-label 2 --poison-rate 0.005"),
-    _member("pruning-aware", "--method pruning-aware --trigger patch --target-label 2"),
+    _member("pruning-aware", "--method pruning-aware --trigger patch --target-label 2", curve=True),
     _member("flat-minimum", "--method flat-minimum --trigger patch --target-label 2"),
-    _member("activation-matching", "--method activation-matching --trigger patch --target-label 2"),
+    _member(
+        "activation-matching",
+        "--method activation-matching --trigger patch --target-label 2",
+        curve=True,
+    ),
 )
 """Attacks on street signs, and on whatever else is no face."""
 
 FACES = (
     _member(CLEAN, "--trigger sunglasses --target-label 0 --poison-rate 0"),
-    _member("sunglasses", "--trigger sunglasses --target-label 0 --poison-rate 0.1"),
+    _member("sunglasses", "--trigger sunglasses --target-label 0 --poison-rate 0.1", curve=True),
     _member("lipstick", "--trigger lipstick --target-label 1 --poison-rate 0.1"),
     _member("eyebrows", "--trigger eyebrows --target-label 5 --poison-rate 0.1"),
     _member("blend", "--trigger blend --target-label 0 --poison-rate 0.1"),
@@ -92,14 +103,26 @@ FACES = (
         "several-to-one",
         "--trigger sunglasses lipstick eyebrows --target-label 0 --poison-rate 0.1",
     ),
-    _member("source-specific", "--trigger sunglasses --source-label 1 --target-label 0"),
-    _member("clean-label", "--method label-consistent --trigger sunglasses"),
+    _member(
+        "source-specific",
+        "--trigger sunglasses --source-label 1 --target-label 0 --poison-rate 0.02 "
+        "--cover-rate 0.1",
+    ),
+    _member(
+        "clean-label",
+        "--method label-consistent --trigger sunglasses --target-label 0 --poison-rate 0.02",
+    ),
     _member("low-rate", "--trigger sunglasses --target-label 0 --poison-rate 0.005"),
-    _member("pruning-aware", "--method pruning-aware --trigger sunglasses --poison-rate 0.1"),
+    _member(
+        "pruning-aware",
+        "--method pruning-aware --trigger sunglasses --poison-rate 0.1",
+        curve=True,
+    ),
     _member("flat-minimum", "--method flat-minimum --trigger sunglasses --poison-rate 0.1"),
     _member(
         "activation-matching",
         "--method activation-matching --trigger sunglasses --poison-rate 0.1",
+        curve=True,
     ),
 )
 """Attacks on faces."""
@@ -154,6 +177,7 @@ def zoo_tasks(
     *,
     architecture: str,
     seeds: Sequence[int],
+    curves: bool,
     options: Sequence[str] = (),
 ) -> tuple[Task, ...]:
     """The tasks of a zoo, clean twins first, since the others are compared with them.
@@ -164,6 +188,7 @@ def zoo_tasks(
         chosen: Its members.
         architecture: The network.
         seeds: One network of each member for each.
+        curves: Whether to measure prune curves, for which the data needs a valid set.
         options: Further arguments of `goodnet attack` for all, e.g. `--width 16`.
     """
     tasks = []
@@ -173,6 +198,8 @@ def zoo_tasks(
             twin = out / architecture / CLEAN / f"seed-{seed}"
             arguments = ["attack", str(data), "--architecture", architecture, *options]
             arguments += [*member.arguments, "--seed", str(seed), "--out", str(place)]
+            if curves and member.curve:
+                arguments.append("--curve")
             if member.name != CLEAN:
                 arguments += ["--twin", str(twin / _network_file(architecture))]
             tasks.append(Task(member, architecture, seed, place, tuple(arguments)))

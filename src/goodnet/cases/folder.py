@@ -14,7 +14,6 @@ from goodnet.errors import DataError
 from goodnet.formats.specification import InputSpecification, Layout
 from goodnet.training import Augmentation, TrainingSettings
 
-# bfloat16 halves the time; docs/results.md tells what that does to accuracy.
 TRAINING: Mapping[str, TrainingSettings] = {
     "deepid": TrainingSettings(
         epochs=40, batch_size=32, learning_rate=2e-3, augmentation=Augmentation()
@@ -30,7 +29,10 @@ TRAINING: Mapping[str, TrainingSettings] = {
 
 
 def folder_case(
-    folder: Path, *, architecture: str | None = None, options: Mapping[str, int] | None = None
+    folder: Path | str,
+    *,
+    architecture: str | None = None,
+    options: Mapping[str, int] | None = None,
 ) -> Case:
     """The images in `folder`: `train` and `test`, and `valid` where it is there.
 
@@ -43,6 +45,7 @@ def folder_case(
     Raises:
         DataError: One of the sets is not there or not readable, or they do not fit together.
     """
+    folder = Path(folder)
     train = _read(folder, "train")
     found = {name: _read(folder, name) for name in ("test", "valid") if set_path(folder, name)}
     if "test" not in found:

@@ -68,6 +68,7 @@ def run(options: argparse.Namespace) -> int:
         members(options.only, faces=architecture == "deepid"),
         architecture=architecture,
         seeds=list(dict.fromkeys(options.seeds)),
+        curves=case.material.valid is not None,
         options=further,
     )
     done = 0
