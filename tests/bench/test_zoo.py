@@ -111,7 +111,10 @@ def test_every_member_is_a_command_that_can_be_given(faces: bool) -> None:
     names = [member.name for member in chosen]
     assert names[0] == "clean"
     assert len(set(names)) == len(names)
-    for task in zoo_tasks(Path("data"), Path("zoo"), chosen, architecture=architecture, seeds=[3]):
+    tasks = zoo_tasks(
+        Path("data"), Path("zoo"), chosen, architecture=architecture, seeds=[3], curves=True
+    )
+    for task in tasks:
         options = parser().parse_args(task.arguments)
         assert options.seed == 3
         assert (options.twin is None) == (task.member.name == "clean")
