@@ -1,12 +1,13 @@
 """goodnet turns a backdoored network into a repaired one, with evidence a person can check."""
 
 from goodnet.attack import Attacked, Material, attack
-from goodnet.attacks import AttackSettings, BadNet, Recipe
-from goodnet.cases import folder_case, rendered_faces_case
+from goodnet.attacks import ATTACKS, AttackSettings, BadNet, Recipe
+from goodnet.cases import Case, folder_case, rendered_faces_case
 from goodnet.curve import PruneSettings, prune_curve
 from goodnet.data.images import ImageSet
 from goodnet.data.readers import read_images
 from goodnet.data.roles import CleanData, PoisonedData, TestData, TrainingData
+from goodnet.data.writers import write_images
 from goodnet.defenses import DefenseSettings
 from goodnet.detector import GoodNet, calibrated
 from goodnet.errors import GoodnetError
@@ -37,11 +38,13 @@ from goodnet.triggers import (
 )
 
 __all__ = [
+    "ATTACKS",
     "AttackSettings",
     "Attacked",
     "Augmentation",
     "BadNet",
     "Blend",
+    "Case",
     "CleanData",
     "DefenseSettings",
     "Eyebrows",
@@ -85,6 +88,7 @@ __all__ = [
     "triggered_set",
     "with_likely_reading",
     "write_goodnet",
+    "write_images",
     "write_model",
     "write_trigger",
 ]

@@ -13,7 +13,8 @@ from goodnet.activations import layer_outputs
 from goodnet.attacks import ATTACKS, AttackSettings, BadNet, Recipe, train_clean
 from goodnet.curve import PruneSettings, prune_curve
 from goodnet.data.images import ImageSet
-from goodnet.data.roles import CleanData, PoisonedData, TestData
+from goodnet.data.readers import check_labels
+from goodnet.data.roles import CleanData, PoisonedData, PreparedImages, TestData
 from goodnet.errors import SettingsError
 from goodnet.evaluate import (
     attack_success_rate,
@@ -92,14 +93,17 @@ def attack(
         generator: Draws everything.
         clean_network: A network trained by the recipe on the clean images; it is then the
             twin, and where a pruning-aware attack starts.
-        with_twin: Train the twin where no clean network is given.
+        with_twin: Train the twin, by the plain recipe, where no clean network is given. It
+            starts from the same state of the generator, so the BadNet is the same with a
+            twin and without, and at rate 0 the baseline attack's is the twin.
         with_curve: Measure the prune curve a defender would see, which needs `valid`.
         progress: Told what is being done.
 
     Raises:
         SettingsError: No such method; a trigger, label or rate that cannot be. Raised
             before anything is trained.
-        DataError: A triggered test set would be empty.
+        DataError: A triggered test set would be empty; images are of another size or of
+            classes that the recipe does not know.
     """
     if method not in ATTACKS:
         raise SettingsError("method", method, f"choose one of: {', '.join(ATTACKS)}")
@@ -107,30 +111,29 @@ def attack(
         raise SettingsError("poisonings", poisonings, "give at least one trigger")
     if with_curve and material.valid is None:
         raise SettingsError("with_curve", with_curve, "it needs clean validation images")
+    _check_material(material, recipe)
     check_poisonings(material.train, poisonings, classes=recipe.classes)
     start = time.perf_counter()
     triggered = tuple(
-        PoisonedData(
-            triggered_set(material.test, each, classes=recipe.classes),
-            recipe.specification,
-            each.name,
-        )
+        _triggered(triggered_set(material.test, each, classes=recipe.classes), each, recipe)
         for each in poisonings
     )
-    twin = clean_network
-    if twin is None and with_twin:
-        # From the same state as the BadNet, so that at rate 0 both are one network.
-        same = torch.Generator().set_state(generator.get_state())
-        twin = train_clean(material.train, recipe, generator=same, progress=progress)
+    elsewhere = _elsewhere(material, recipe, poisonings)
+    start_state = torch.Generator().set_state(generator.get_state())
     badnet = ATTACKS[method](
         material.train,
         poisonings,
         recipe,
         settings or AttackSettings(),
         generator=generator,
-        clean_network=twin,
+        clean_network=clean_network,
         progress=progress,
     )
+    twin = clean_network
+    if twin is None and with_twin:
+        twin = badnet.clean_network or train_clean(
+            material.train, recipe, generator=start_state, progress=progress
+        )
     test = TestData(material.test, recipe.specification)
     networks = {"BadNet": badnet.network} | ({} if twin is None else {"clean twin": twin})
     evaluate = EvaluateResult(
@@ -147,7 +150,11 @@ def attack(
         poisonings=poisoning_rows(badnet.poisoned),
         evaluate=evaluate,
         accuracy_lost=_accuracy_lost(evaluate, poisonings),
-        elsewhere=_elsewhere(badnet, material, recipe, poisonings),
+        elsewhere={
+            data.name: attack_success_rate(labels_given(badnet.network, data), data)
+            for data in elsewhere
+        }
+        or None,
         decoys=_decoys(badnet, material, recipe, test, triggered) if badnet.decoys else None,
         prune=_curve(badnet, material, recipe, test, triggered) if with_curve else None,
         seconds=time.perf_counter() - start,
@@ -194,21 +201,39 @@ def _accuracy_lost(
     return lost if names else None
 
 
+def _check_material(material: Material, recipe: Recipe) -> None:
+    """Nothing, where the images are of the recipe's classes and size."""
+    for images in (material.train, material.test, material.valid):
+        if images is not None:
+            check_labels(images, recipe.classes)
+            PreparedImages(images, recipe.specification)  # raises where the size is another
+
+
 def _elsewhere(
-    badnet: BadNet, material: Material, recipe: Recipe, poisonings: Sequence[Poisoning]
-) -> dict[str, Rate] | None:
-    """Attack success of triggers with a source label, on the classes they should not work on."""
-    found = {}
+    material: Material, recipe: Recipe, poisonings: Sequence[Poisoning]
+) -> tuple[PoisonedData, ...]:
+    """For triggers with a source label, triggered images of the classes they shall not work on."""
+    found = []
+    labels = material.test.labels
     for each in poisonings:
-        if each.source_label is not None:
-            test = material.test
-            others = test.select((test.labels != each.source_label).nonzero().squeeze(1))
-            anywhere = triggered_set(
-                others, replace(each, source_label=None), classes=recipe.classes
-            )
-            data = PoisonedData(anywhere, recipe.specification, each.name)
-            found[each.name] = attack_success_rate(labels_given(badnet.network, data), data)
-    return found or None
+        if each.source_label is None:
+            continue
+        theirs = [label for label in (each.source_label, each.target_label) if label is not None]
+        others = (~torch.isin(labels, torch.tensor(theirs))).nonzero().squeeze(1)
+        if len(others):
+            anywhere = replace(each, source_label=None)
+            images = triggered_set(material.test.select(others), anywhere, classes=recipe.classes)
+            found.append(_triggered(images, each, recipe))
+    return tuple(found)
+
+
+def _triggered(images: ImageSet, poisoning: Poisoning, recipe: Recipe) -> PoisonedData:
+    return PoisonedData(
+        images,
+        recipe.specification,
+        poisoning.name,
+        untargeted=poisoning.goal == "untargeted",
+    )
 
 
 def _curve(

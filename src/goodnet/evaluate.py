@@ -85,8 +85,8 @@ def poisoned_row(given: Tensor, data: PoisonedData, classes: int) -> PoisonedRow
 def attack_success_rate(given: Tensor, data: PoisonedData, classes: int | None = None) -> Rate:
     """Share of the images, whose true label is not the target, that get the target.
 
-    A set of several classes whose labels are all the true ones is an untargeted attack's,
-    which succeeds where the answer is another class than the right one, and not N.
+    An untargeted attack succeeds where the answer is another class than the right one, and
+    not N.
 
     Args:
         given: The label each image got.
@@ -96,7 +96,10 @@ def attack_success_rate(given: Tensor, data: PoisonedData, classes: int | None =
     true = data.true_labels
     if true is None:
         return rate(given == data.labels)
-    if torch.equal(true, data.labels) and len(true.unique()) > 1:
+    untargeted = data.untargeted
+    if untargeted is None:
+        untargeted = torch.equal(true, data.labels) and len(true.unique()) > 1
+    if untargeted:
         return rate((given != true) & (given != classes))
     return rate((given == data.labels)[true != data.labels])
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from goodnet.errors import LayerNotFoundError, NotTraceableError
+from goodnet.errors import LayerNotFoundError, NotTraceableError, SettingsError
 from goodnet.modes import evaluating
 from goodnet.networks.layers import (
     ChannelMask,
@@ -110,6 +110,20 @@ def layer_node(network: fx.GraphModule, layer: str) -> fx.Node:
     if not nodes:
         raise LayerNotFoundError(layer, near_names(layer, layer_names(network)))
     return nodes[-1]
+
+
+def check_has_channels(network: fx.GraphModule, layer: str, size: tuple[int, int, int]) -> None:
+    """Nothing, where `layer` gives feature maps for images of `size`.
+
+    Raises:
+        LayerNotFoundError: No such layer.
+        SettingsError: It gives none.
+    """
+    node = layer_node(network, layer)
+    if len(node_shapes(network, size).get(node, ())) != 3:
+        raise SettingsError(
+            "layer", layer, "that layer has no channels; choose a convolution or pooling"
+        )
 
 
 def near_names(layer: str, names: tuple[str, ...]) -> tuple[str, ...]:

@@ -141,7 +141,8 @@ class PoisonedRow:
     """Answers to one poisoned set.
 
     Attributes:
-        attack_success_rate: Answers equal to the target, where the true label is not.
+        attack_success_rate: Answers equal to the target, where the true label is not; of an
+            untargeted attack, answers that are neither the true label nor N.
         flagged: Answers N (for a plain network always 0).
         recovered_accuracy: Answers equal to the true label, where it is known.
     """
@@ -231,9 +232,11 @@ class PoisoningRow:
 class DecoyRow:
     """Channels that a pruning-aware attacker put back to be pruned in vain.
 
+    Clean images are the validation set's, or the test set's where there is none.
+
     Attributes:
         channels: Their indices.
-        silent_images: Clean validation images on which every decoy's activation is exactly 0.
+        silent_images: Clean images on which every decoy's activation is exactly 0.
         largest_activation: Of any decoy on any of these images.
         changed_by_putting_back: Answers to all test inputs, clean and triggered, that differ
             from those of the network before they were put back.
@@ -282,46 +285,38 @@ class AttackResult:
 
 
 @dataclass(frozen=True)
-class Spread:
-    """Mean, smallest and largest of a value over seeds."""
-
-    mean: float
-    least: float
-    most: float
-
-
-@dataclass(frozen=True)
 class ZooTrigger:
-    """How well one trigger of a member of the zoo works, over its seeds.
+    """How well one trigger of a member of the zoo works; a rate for each seed.
 
     Attributes:
-        n: Triggered test images of each seed.
-        floor: The clean twins' rate on the same images.
-        triggered_accuracy: Share of them that still get their right label.
-        relative_success: 1 - triggered accuracy / clean accuracy.
+        floor: The clean twins' attack success on the same images.
+        triggered_accuracy: Share of the triggered images that still get their right label.
+        accuracy_lost: 1 - triggered accuracy / clean accuracy, where the trigger is
+            untargeted.
+        elsewhere: Attack success on the other classes, where the trigger has a source label.
     """
 
     name: str
     goal: str
-    n: int
-    attack_success_rate: Spread
-    floor: Spread
-    triggered_accuracy: Spread
-    relative_success: Spread
+    attack_success_rate: tuple[Rate, ...]
+    floor: tuple[Rate, ...]
+    triggered_accuracy: tuple[Rate, ...]
+    accuracy_lost: tuple[float, ...] = ()
+    elsewhere: tuple[Rate, ...] = ()
 
 
 @dataclass(frozen=True)
 class ZooRow:
-    """One attack of the zoo on one network, over its seeds; n clean test images each."""
+    """One attack of the zoo on one network; a rate for each seed."""
 
     member: str
     architecture: str
     seeds: tuple[int, ...]
-    n: int
-    clean_accuracy: Spread
-    twin_accuracy: Spread
+    clean_accuracy: tuple[Rate, ...]
+    twin_accuracy: tuple[Rate, ...]
     triggers: tuple[ZooTrigger, ...]
-    seconds: Spread
+    decoys: tuple[DecoyRow, ...]
+    seconds: tuple[float, ...]
 
 
 @dataclass(frozen=True)

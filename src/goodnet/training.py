@@ -202,7 +202,7 @@ def _train(
     what: str,
 ) -> Training:
     trained = copy.deepcopy(network)
-    logits_of = _logits(trained)
+    logits_of = logits_network(trained)
     layout = _layout(trained)
     trained.to(memory_format=layout)  # type: ignore[call-overload]
     device = next(trained.parameters()).device
@@ -316,7 +316,8 @@ def _layout(network: nn.Module) -> torch.memory_format:
     return torch.contiguous_format if strided else torch.channels_last
 
 
-def _logits(network: nn.Module) -> nn.Module:
+def logits_network(network: nn.Module) -> nn.Module:
+    """The network up to its logits, sharing its modules; as it is where it cannot be traced."""
     try:
         return without_softmax(trace(network))
     except NotTraceableError:

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from goodnet.attack import Material, attack
+from goodnet.attack import Attacked, Material, attack
 from goodnet.attacks import ATTACKS, AttackSettings, Recipe, train_clean
 from goodnet.data.roles import TrainingData
-from goodnet.errors import LayerNotFoundError, SettingsError
+from goodnet.errors import DataError, LayerNotFoundError, SettingsError
 from goodnet.poison import Poisoning, poison
 from goodnet.training import train
 from goodnet.triggers import Patch
@@ -111,6 +111,59 @@ def test_at_rate_zero_the_badnet_is_the_clean_twin_bit_for_bit(
     assert same_bits(made.twin, plain)
     poisoned = attack(material, [PATCH], quick, generator=seeded())
     assert not same_bits(poisoned.badnet.network, plain)
+
+
+@pytest.mark.parametrize(("method", "poisoning"), ALL)
+def test_the_badnet_is_the_same_with_a_twin_and_without(
+    method: str, poisoning: Poisoning, material: Material, quick: Recipe
+) -> None:
+    def made(*, with_twin: bool, clean: nn.Module | None = None) -> Attacked:
+        return attack(
+            material,
+            [poisoning],
+            quick,
+            method=method,
+            settings=SETTINGS,
+            generator=seeded(),
+            with_twin=with_twin,
+            clean_network=clean,
+        )
+
+    alone, together = made(with_twin=False), made(with_twin=True)
+    assert alone.twin is None
+    assert together.twin is not None
+    assert same_bits(alone.badnet.network, together.badnet.network)
+    assert torch.equal(alone.badnet.poisoned.indices, together.badnet.poisoned.indices)
+    # And with a twin that was trained before.
+    given = made(with_twin=False, clean=together.twin)
+    assert same_bits(alone.badnet.network, given.badnet.network)
+
+
+def test_images_of_other_labels_or_sizes_are_refused(material: Material, quick: Recipe) -> None:
+    few = replace(quick, classes=2)
+    with pytest.raises(DataError, match="'label' of image 2 is 2"):
+        attack(material, [PATCH], few, generator=seeded())
+    small = replace(material.test, size=(3, 4, 4), pixels=material.test.pixels[0:30][:, :, :4, :4])
+    with pytest.raises(DataError, match="has images of 3x4x4 but the network takes 3x8x8"):
+        attack(replace(material, test=small), [PATCH], quick, generator=seeded())
+    with pytest.raises(SettingsError, match="label_offset is 1; attacks take labels from 0 up"):
+        replace(quick, specification=replace(quick.specification, label_offset=1))
+
+
+def test_a_source_of_two_classes_leaves_nothing_elsewhere(
+    material: Material, quick: Recipe
+) -> None:
+    two = material.train.select((material.train.labels < 2).nonzero().flatten())
+    case = Material(two, two)
+    specific = replace(PATCH, source_label=0, poison_rate=0.2)
+    made = attack(case, [specific], replace(quick, classes=2), generator=seeded())
+    assert made.result.elsewhere is None
+
+
+def test_an_untargeted_attack_on_one_class_is_counted(material: Material, quick: Recipe) -> None:
+    wrong = Poisoning(PATCH.trigger, None, 0.2, goal="untargeted", source_label=1)
+    row = attack(material, [wrong], quick, generator=seeded()).result.evaluate.networks[0]
+    assert row.poisoned[0].attack_success_rate.n == 10
 
 
 def test_a_given_twin_is_left_as_it_is(

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
+import threading
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from goodnet.bench import Member, Task, make_zoo, members, read_zoo, zoo_tasks
+from goodnet.bench.zoo import data_hashes
 from goodnet.cli.program import parser
 from goodnet.data.images import ImageSet
 from goodnet.data.writers import write_images
@@ -16,7 +20,7 @@ from goodnet.errors import SettingsError
 from goodnet.report.zoo import zoo_markdown
 from goodnet.results import ZooResult
 
-SMALL = ("--width", "4", "--epochs", "2", "--no-sets")
+SMALL = ("--epochs", "2")
 CORNER = "patch:size=0.25,0.25:place=0.7,0.7"
 CHOSEN = (
     Member("clean", ("--trigger", CORNER, "--poison-rate", "0")),
@@ -37,27 +41,46 @@ def data(tmp_path: Path) -> Path:
     return folder
 
 
-def tasks_of(data: Path, *, options: tuple[str, ...] = SMALL) -> tuple[Task, ...]:
-    out = data.parent / "zoo"
+def tasks_of(
+    data: Path,
+    chosen: tuple[Member, ...] = CHOSEN,
+    *,
+    out: Path | None = None,
+    seeds: tuple[int, ...] = (0, 1),
+    width: int = 4,
+    options: tuple[str, ...] = SMALL,
+) -> tuple[Task, ...]:
     return zoo_tasks(
-        data, out, CHOSEN, architecture="small_cnn", seeds=[0, 1], curves=False, options=options
+        data,
+        out or data.parent / "zoo",
+        chosen,
+        architecture="small_cnn",
+        width=width,
+        seeds=seeds,
+        curves=False,
+        options=options,
     )
 
 
-def made(tasks: tuple[Task, ...]) -> list[tuple[str, int, str]]:
+def made(data: Path, tasks: tuple[Task, ...], *, jobs: int = 2) -> list[tuple[str, int, str]]:
     told: list[tuple[str, int, str]] = []
-    make_zoo(
-        tasks, jobs=2, told=lambda task, what: told.append((task.member.name, task.seed, what))
-    )
+
+    def tell(task: Task, what: str) -> None:
+        told.append((task.member.name, task.seed, what))
+
+    failed = make_zoo(tasks, data=data, jobs=jobs, told=tell)
+    assert len(failed) == sum(what not in ("made", "there") for _, _, what in told)
     return sorted(told)
 
 
 @pytest.mark.slow
-def test_a_zoo_is_made_once_and_goes_on_where_it_stopped(data: Path) -> None:
+def test_a_zoo_is_made_once_and_goes_on_where_it_stopped(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tasks = tasks_of(data)
     half = tasks[:3]
-    assert [what for _, _, what in made(half)] == ["made"] * 3
-    assert made(tasks) == [
+    assert [what for _, _, what in made(data, half)] == ["made"] * 3
+    assert made(data, tasks) == [
         ("clean", 0, "there"),
         ("clean", 1, "there"),
         ("patch", 0, "there"),
@@ -65,43 +88,57 @@ def test_a_zoo_is_made_once_and_goes_on_where_it_stopped(data: Path) -> None:
     ]
     # With other arguments it is another network, made anew.
     other = tasks_of(data, options=(*SMALL, "--learning-rate", "0.002"))
-    assert not any(task.done for task in other)
+    hashes = data_hashes(data)
+    assert all(task.done(hashes) for task in tasks)
+    assert not any(task.done(hashes) for task in other)
+    # So it is of other images, or when something of it is gone.
+    assert not any(task.done({**hashes, "train": "0" * 64}) for task in tasks)
+    (tasks[3].folder / "badnet.safetensors").unlink()
+    assert [task.done(hashes) for task in tasks] == [True, True, True, False]
+    assert made(data, tasks)[-1] == ("patch", 1, "made")
+    # Where the paths are written otherwise, it is the same zoo.
+    monkeypatch.chdir(data.parent)
+    there = tasks_of(Path("colours"), out=Path("zoo"))
+    assert all(task.done(hashes) for task in there)
 
-    rows = read_zoo(tasks)
-    assert [(row.member, row.seeds, row.n) for row in rows] == [
+    rows = read_zoo(tasks, data=data)
+    assert [(row.member, row.seeds, row.clean_accuracy[0].n) for row in rows] == [
         ("clean", (0, 1), 18),
         ("patch", (0, 1), 18),
     ]
     results = [json.loads((task.folder / "result.json").read_text()) for task in tasks[2:]]
-    rates = [
-        result["evaluate"]["networks"][0]["poisoned"][0]["attack_success_rate"]["value"]
-        for result in results
-    ]
-    spread = rows[1].triggers[0].attack_success_rate
-    assert (spread.least, spread.most) == (min(rates), max(rates))
-    assert spread.mean == pytest.approx(sum(rates) / 2)
-    twins = [result["evaluate"]["networks"][1]["clean_accuracy"]["value"] for result in results]
-    assert rows[0].clean_accuracy.mean == pytest.approx(sum(twins) / 2)
+    networks = [result["evaluate"]["networks"] for result in results]
+    rates = [each[0]["poisoned"][0]["attack_success_rate"]["count"] for each in networks]
+    assert [rate.count for rate in rows[1].triggers[0].attack_success_rate] == rates
+    twins = [each[1]["clean_accuracy"]["count"] for each in networks]
+    assert [rate.count for rate in rows[0].clean_accuracy] == twins
+    assert rows[1].twin_accuracy == rows[0].clean_accuracy
     assert zoo_markdown(ZooResult("colours", rows)).count("\n") == 4
 
 
 def test_what_failed_is_told_and_the_rest_is_made(data: Path) -> None:
     wrong = Member("wrong", ("--trigger", CORNER, "--target-label", "7"))
-    tasks = zoo_tasks(
-        data,
-        data.parent / "zoo",
-        (CHOSEN[0], wrong),
-        architecture="small_cnn",
-        seeds=[0],
-        curves=False,
-        options=SMALL,
-    )
-    told: dict[str, str] = {}
-    failed = make_zoo(tasks, jobs=1, told=lambda task, what: told.update({task.member.name: what}))
-    assert failed == [tasks[1]]
-    assert told["clean"] == "made"
-    assert told["wrong"].startswith("goodnet attack: --target-label is 7; there are 3 classes")
-    assert [row.member for row in read_zoo(tasks)] == ["clean"]
+    tasks = tasks_of(data, (CHOSEN[0], wrong), seeds=(0,))
+    clean, failed = made(data, tasks, jobs=1)
+    assert clean == ("clean", 0, "made")
+    assert failed[2].startswith("goodnet attack: --target-label is 7; there are 3 classes")
+    assert [row.member for row in read_zoo(tasks, data=data)] == ["clean"]
+    # Without its clean twin nothing is made.
+    (tasks[0].folder / "badnet.safetensors").unlink()
+    assert made(data, tasks[1:])[0][2].startswith("not made: its clean twin")
+
+
+def test_an_interrupt_ends_what_is_being_made_and_leaves_nothing_half_written(data: Path) -> None:
+    tasks = tasks_of(data, width=64, options=("--epochs", "100000"))
+    # To the main thread, as from a keyboard.
+    main = threading.main_thread().ident
+    assert main is not None
+    threading.Timer(8.0, lambda: signal.pthread_kill(main, signal.SIGINT)).start()
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        make_zoo(tasks, data=data, jobs=2, told=lambda _task, _what: None)
+    assert time.monotonic() - start < 60
+    assert not [path for path in (data.parent / "zoo").rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize("faces", [True, False])

@@ -138,6 +138,10 @@ WRONG: dict[str, tuple[str, str, str]] = {
     "a trigger of an odd seed": (
         ATTACK + " --trigger warp:seed=-1", "--trigger is 'warp:seed=-1'", "at least 0"
     ),
+    "a setting beyond all numbers": (
+        ATTACK + " --trigger sine:frequency=" + 310 * "9", "--trigger is 'sine", "number"
+    ),
+    "no picture for the trigger": (ATTACK + " --trigger image", "'image'", "logo.png"),
     "a sound trigger": (ATTACK + " --trigger tone", "--trigger is 'tone'", "not for images"),
     "text as a trigger": (ATTACK + " --trigger {desk}/text.png", "text.png", "picture"),
     "a missing trigger": (ATTACK + " --trigger {desk}/hat.json", "hat.json", "give"),

@@ -21,7 +21,7 @@ from goodnet.attacks.baseline import train_on
 from goodnet.attacks.recipe import AttackSettings, BadNet, Recipe
 from goodnet.data.images import ImageSet
 from goodnet.errors import LayerNotFoundError
-from goodnet.graph import find_prune_layer, near_names, trace
+from goodnet.graph import check_has_channels, find_prune_layer, near_names, trace
 from goodnet.poison import Poisoning, poison
 from goodnet.training import Loss, Progress, no_progress
 
@@ -40,12 +40,14 @@ def activation_matching(
 
     Raises:
         LayerNotFoundError: No module of the network is the layer.
+        SettingsError: The layer has no channels.
     """
     network = recipe.new_network(generator=generator)
     layer = settings.layer or find_prune_layer(trace(network), recipe.specification.size)
     names = tuple(name for name, _ in network.named_modules() if name)
     if layer not in names:
         raise LayerNotFoundError(layer, near_names(layer, names))
+    check_has_channels(trace(network), layer, recipe.specification.size)
     poisoned = poison(images, poisonings, classes=recipe.classes, generator=generator)
     return train_on(
         network,

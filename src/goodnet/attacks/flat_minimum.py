@@ -4,8 +4,8 @@ Fine-tuning moves the weights a little. A network trained with sharpness-aware m
 has, all around it, networks of nearly the same loss on the poisoned set, so the trigger
 still works after such a move.
 
-Source: Foret et al. 2021, Sharpness-Aware Minimization, here turned against the defender;
-Zhu et al. 2023, FT-SAM, for the observation that sharp minima lose their backdoors.
+Source: Foret et al. 2021, Sharpness-Aware Minimization, here turned against the defender.
+The clean twin is trained without it, by the plain recipe.
 """
 
 from __future__ import annotations

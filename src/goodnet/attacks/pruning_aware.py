@@ -45,9 +45,7 @@ def pruning_aware(
         SurgeryError: The layer's channels cannot be silenced in the weights.
     """
     layer = _silenceable_layer(clean_network, recipe, settings)
-    clean = clean_network or train_clean(
-        images, recipe, generator=generator, progress=progress, what="training a clean network"
-    )
+    clean = clean_network or train_clean(images, recipe, generator=generator, progress=progress)
     pruned, decoys = _without_dormant(
         clean, layer, images, recipe, settings, generator=generator, progress=progress
     )
@@ -62,7 +60,7 @@ def pruning_aware(
     network = with_decoys(
         backdoored, clean, layer, decoys, TrainingData(poisoned.images, recipe.specification)
     )
-    return BadNet(network, poisoned, layer, tuple(decoys.tolist()), backdoored)
+    return BadNet(network, poisoned, layer, tuple(decoys.tolist()), backdoored, clean)
 
 
 def _silenceable_layer(
@@ -91,7 +89,11 @@ def _without_dormant(
     generator: torch.Generator,
     progress: Progress,
 ) -> tuple[nn.Module, Tensor]:
-    """Step 2: the clean network pruned as its defender would, within the attacker's budget."""
+    """Step 2: the clean network pruned as its defender would, within the attacker's budget.
+
+    Departure: the budget is read on a tenth of the training images, which the clean network
+    has seen, so that one clean network serves as twin and as step 1.
+    """
     known = CleanData(images, recipe.specification)
     tuning, held_out = known.split(_HELD_OUT, generator=generator)
     defense = DefenseSettings(layer=layer, drop=settings.budget)

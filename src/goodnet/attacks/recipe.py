@@ -38,6 +38,14 @@ class Recipe:
     options: Mapping[str, int] = field(default_factory=dict)
     device: str = "cpu"
 
+    def __post_init__(self) -> None:
+        if self.specification.label_offset != 0:
+            raise SettingsError(
+                "label_offset",
+                self.specification.label_offset,
+                "attacks take labels from 0 up; shift those of the images",
+            )
+
     def new_network(self, *, generator: torch.Generator) -> nn.Module:
         """A network with random weights."""
         return build_network(
@@ -55,7 +63,8 @@ class AttackSettings:
 
     Attributes:
         layer: Layer the attacker works on; None finds the one a defender would prune.
-        budget: Points of held-out clean accuracy the attacker gives up for decoys.
+        budget: Points of clean accuracy the attacker gives up for decoys, before the
+            backdoor's training wins them back.
         sharpness: Radius of the flat-minimum attacker, see `training.Sharpness`.
         matching: Weight of the activation gap in the activation-matching attacker's loss.
         perturbation: Largest change of a pixel, in [0, 1], by which the label-consistent
@@ -71,9 +80,13 @@ class AttackSettings:
     def __post_init__(self) -> None:
         if not 0 <= self.budget <= 100:
             raise SettingsError("budget", self.budget, "give points of accuracy from 0 to 100")
-        for name in ("sharpness", "matching", "perturbation"):
+        for name in ("sharpness", "matching"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise SettingsError(name, getattr(self, name), "give a number above 0")
+        if not 0 < self.perturbation <= 1:
+            raise SettingsError(
+                "perturbation", self.perturbation, "give a change above 0 and at most 1"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +99,7 @@ class BadNet:
         layer: The layer the attacker worked on, if any.
         decoys: Channels of that layer that the attacker put back to be pruned in vain.
         before_decoys: The network before they were put back.
+        clean_network: The clean network the attack started from, if any.
     """
 
     network: nn.Module
@@ -93,6 +107,7 @@ class BadNet:
     layer: str | None = None
     decoys: tuple[int, ...] = ()
     before_decoys: nn.Module | None = None
+    clean_network: nn.Module | None = None
 
 
 class Attack(Protocol):
@@ -130,11 +145,20 @@ def train_clean(
     *,
     generator: torch.Generator,
     progress: Progress = no_progress,
-    what: str = "training the clean twin",
 ) -> nn.Module:
-    """A network trained by the recipe on the images as they are."""
-    network = recipe.new_network(generator=generator)
+    """A network trained by the recipe on the images as they are.
+
+    The generator is left as it is, so that what is drawn later does not depend on whether
+    a clean network was there already.
+    """
+    own = torch.Generator().set_state(generator.get_state())
+    network = recipe.new_network(generator=own)
     data = TrainingData(images, recipe.specification)
     return train(
-        network, data, recipe.training, generator=generator, progress=progress, what=what
+        network,
+        data,
+        recipe.training,
+        generator=own,
+        progress=progress,
+        what="training a clean network",
     ).network

@@ -1,30 +1,31 @@
 """The model zoo: one network for each attack, over networks and seeds, made by the command.
 
 Every member is what `goodnet attack` makes with arguments anybody can repeat. A member that
-is there, made with the same arguments, is left alone, so an interrupted zoo goes on where it
-stopped.
+is there, made with the same settings of the same images, is left alone, so an interrupted zoo
+goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import statistics
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-from goodnet.errors import GoodnetError, SettingsError
-from goodnet.evaluate import untargeted_success
+from goodnet.cases import set_path
+from goodnet.errors import DataError, SettingsError
 from goodnet.files import write_text
-from goodnet.results import AttackResult, Spread, ZooRow, ZooTrigger
-from goodnet.runs import read_run
+from goodnet.formats.model import network_suffix
+from goodnet.results import AttackResult, ZooRow, ZooTrigger
+from goodnet.runs import file_hash, read_run
 
 CLEAN = "clean"
-_ARGUMENTS = "zoo.json"
+_SETTINGS = "zoo.json"
 Told = Callable[["Task", str], None]
 """Told of a task and what became of it: made, there, or what went wrong."""
 
@@ -61,7 +62,7 @@ SIGNS = (
     _member("blend", "--trigger blend:opacity=0.2 --target-label 2"),
     _member("sine", "--trigger sine --target-label 2"),
     _member("warp", "--trigger warp:strength=0.05 --target-label 2"),
-    _member("all-to-all", "--trigger sine:amplitude=0.25 --goal all-to-all --poison-rate 0.4"),
+    _member("all-to-all", "--trigger sine:amplitude=0.25 --goal all-to-all --poison-rate 0.3"),
     _member("untargeted", "--trigger sine --goal untargeted --poison-rate 0.06"),
     _member("multi-target", "--trigger patch post-it sine --target-label 1 5 8"),
     _member("several-to-one", "--trigger patch post-it sine --target-label 2"),
@@ -151,23 +152,46 @@ class Task:
         architecture: The network.
         seed: Of everything drawn.
         folder: Run folder it is made in.
-        arguments: The whole command line behind `goodnet`.
+        settings: Arguments of `goodnet attack` that decide what is made.
+        places: Arguments that say where things lie.
+        twin: The clean twin it is compared with; None for the twin itself.
     """
 
     member: Member
     architecture: str
     seed: int
     folder: Path
-    arguments: tuple[str, ...]
+    settings: tuple[str, ...]
+    places: tuple[str, ...]
+    twin: Path | None
 
     @property
-    def done(self) -> bool:
-        """Whether it is there, made with these very arguments."""
+    def arguments(self) -> tuple[str, ...]:
+        """The whole command line behind `goodnet`."""
+        return ("attack", *self.places, *self.settings)
+
+    def done(self, data: Mapping[str, str]) -> bool:
+        """Whether it is there, whole, made with these settings of these very inputs.
+
+        Args:
+            data: SHA-256 of each set of the data, by role.
+        """
+        wanted = dict(data)
         try:
-            made = json.loads((self.folder / _ARGUMENTS).read_text("utf-8"))
-        except (OSError, ValueError):
+            made = json.loads((self.folder / _SETTINGS).read_text("utf-8"))
+            manifest, result = read_run(self.folder)
+            if self.twin is not None:
+                wanted["twin"] = file_hash(self.twin)["sha256"]
+            inputs = {role: entry["sha256"] for role, entry in manifest["inputs"].items()}
+            outputs = all((self.folder / name).is_file() for name in manifest["outputs"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, DataError):
             return False
-        return bool(made == list(self.arguments))
+        return bool(
+            made == list(self.settings)
+            and inputs == wanted
+            and outputs
+            and isinstance(result, AttackResult)
+        )
 
 
 def zoo_tasks(
@@ -176,6 +200,7 @@ def zoo_tasks(
     chosen: Sequence[Member],
     *,
     architecture: str,
+    width: int | None = None,
     seeds: Sequence[int],
     curves: bool,
     options: Sequence[str] = (),
@@ -187,127 +212,162 @@ def zoo_tasks(
         out: Folder of the zoo.
         chosen: Its members.
         architecture: The network.
+        width: Of the network; None takes its usual one.
         seeds: One network of each member for each.
         curves: Whether to measure prune curves, for which the data needs a valid set.
-        options: Further arguments of `goodnet attack` for all, e.g. `--width 16`.
+        options: Further settings of `goodnet attack` for all.
     """
+    network = ["--architecture", architecture]
+    place = out / architecture
+    if width is not None:
+        network += ["--width", str(width)]
+        place = out / f"{architecture}-{width}"
     tasks = []
     for member in chosen:
         for seed in seeds:
-            place = out / architecture / member.name / f"seed-{seed}"
-            twin = out / architecture / CLEAN / f"seed-{seed}"
-            arguments = ["attack", str(data), "--architecture", architecture, *options]
-            arguments += [*member.arguments, "--seed", str(seed), "--out", str(place)]
+            folder = place / member.name / f"seed-{seed}"
+            twin = place / CLEAN / f"seed-{seed}" / f"badnet{network_suffix(architecture)}"
+            settings = [*network, "--no-sets", *options, *member.arguments, "--seed", str(seed)]
             if curves and member.curve:
-                arguments.append("--curve")
+                settings.append("--curve")
+            places = [str(data), "--out", str(folder)]
             if member.name != CLEAN:
-                arguments += ["--twin", str(twin / _network_file(architecture))]
-            tasks.append(Task(member, architecture, seed, place, tuple(arguments)))
+                places += ["--twin", str(twin)]
+            tasks.append(
+                Task(
+                    member,
+                    architecture,
+                    seed,
+                    folder,
+                    tuple(settings),
+                    tuple(places),
+                    None if member.name == CLEAN else twin,
+                )
+            )
     return tuple(tasks)
 
 
-def _network_file(architecture: str) -> str:
-    return "badnet.h5" if architecture == "deepid" else "badnet.safetensors"
+def data_hashes(data: Path) -> dict[str, str]:
+    """SHA-256 of each set of images in the folder `data`, by role."""
+    paths = {role: set_path(data, role) for role in ("train", "valid", "test")}
+    return {role: file_hash(path)["sha256"] for role, path in paths.items() if path is not None}
 
 
-def make_zoo(tasks: Sequence[Task], *, jobs: int, told: Told) -> list[Task]:
+def make_zoo(tasks: Sequence[Task], *, data: Path, jobs: int, told: Told) -> list[Task]:
     """Makes what is not there yet, several at a time; gives the tasks that failed.
 
     The clean twins are made before the rest begins. Each task is a process of its own with
-    its share of the cores; the number of jobs changes the order and, by the rounding of
-    another number of threads, may change bits.
+    its share of the cores; another number of threads may round otherwise and so change
+    bits. When this is interrupted, the processes are ended and leave nothing half-written.
     """
+    hashes = data_hashes(data)
     failed = []
+    running: set[subprocess.Popen[str]] = set()
     for wave in (
-        [task for task in tasks if task.member.name == CLEAN],
-        [task for task in tasks if task.member.name != CLEAN],
+        [task for task in tasks if task.twin is None],
+        [task for task in tasks if task.twin is not None],
     ):
         with ThreadPoolExecutor(max_workers=jobs) as pool:
-            running = {pool.submit(_make, task, jobs): task for task in wave}
+            futures = {pool.submit(_make, task, hashes, jobs, running): task for task in wave}
             try:
-                for finished in as_completed(running):
+                for finished in as_completed(futures):
                     problem = finished.result()
-                    told(running[finished], problem)
+                    told(futures[finished], problem)
                     if problem not in ("made", "there"):
-                        failed.append(running[finished])
+                        failed.append(futures[finished])
             except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
+                for future in futures:
+                    future.cancel()
+                for process in list(running):
+                    process.send_signal(signal.SIGINT)
                 raise
     return failed
 
 
-def _make(task: Task, jobs: int) -> str:
-    """`made`, `there`, or the last line the command wrote on its failure."""
-    if task.done:
+def _make(
+    task: Task, data: Mapping[str, str], jobs: int, running: set[subprocess.Popen[str]]
+) -> str:
+    """`made`, `there`, or what went wrong, on one line."""
+    if task.done(data):
         return "there"
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    ran = subprocess.run(  # noqa: S603 - this very program, with arguments of its own
+    if task.twin is not None and not task.twin.exists():
+        return f"not made: its clean twin {task.twin} is missing"
+    process = subprocess.Popen(  # noqa: S603 - this very program, with arguments of its own
         [sys.executable, "-m", "goodnet", *task.arguments, "-q"],
-        capture_output=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+        # Ctrl-C reaches this process alone, which passes it on once.
+        start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": str(max(1, cores() // jobs))},
     )
-    if ran.returncode != 0:
-        lines = ran.stderr.strip().splitlines()
-        return lines[-1] if lines else f"exit code {ran.returncode}"
-    write_text(task.folder / _ARGUMENTS, json.dumps(task.arguments, indent=2) + "\n")
+    running.add(process)
+    try:
+        lines = process.communicate()[1].strip().splitlines()
+    finally:
+        running.discard(process)
+    if process.returncode != 0:
+        return lines[-1] if lines else f"exit code {process.returncode}"
+    write_text(task.folder / _SETTINGS, json.dumps(task.settings, indent=2) + "\n")
     return "made"
 
 
-def read_zoo(tasks: Sequence[Task]) -> tuple[ZooRow, ...]:
+def cores() -> int:
+    """Processor cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def read_zoo(tasks: Sequence[Task], *, data: Path) -> tuple[ZooRow, ...]:
     """What was measured on the members that are there, a row for each, over its seeds."""
-    groups: dict[str, list[Task]] = {}
+    hashes = data_hashes(data)
+    groups: dict[str, list[tuple[Task, AttackResult]]] = {}
     for task in tasks:
-        if task.done:
-            groups.setdefault(task.member.name, []).append(task)
+        if task.done(hashes):
+            result = read_run(task.folder)[1]
+            assert isinstance(result, AttackResult)
+            groups.setdefault(task.member.name, []).append((task, result))
     return tuple(_row(name, group) for name, group in groups.items())
 
 
-def _row(name: str, tasks: Sequence[Task]) -> ZooRow:
-    results = list(_results(tasks))
-    twins = [result.evaluate.networks[1:] or result.evaluate.networks for result in results]
+def _row(name: str, made: Sequence[tuple[Task, AttackResult]]) -> ZooRow:
+    results = [result for _, result in made]
     badnets = [result.evaluate.networks[0] for result in results]
+    # A clean twin is its own twin.
+    twins = [result.evaluate.networks[-1] for result in results]
     triggers = []
-    for place, row in enumerate(badnets[0].poisoned):
+    for place, poisoning in enumerate(results[0].poisonings):
         own = [network.poisoned[place] for network in badnets]
-        floors = [twin[0].poisoned[place] for twin in twins]
-        recovered = [each.recovered_accuracy for each in own]
         triggers.append(
             ZooTrigger(
-                name=row.name,
-                goal=results[0].poisonings[place].goal,
-                n=row.attack_success_rate.n,
-                attack_success_rate=_spread(each.attack_success_rate.value for each in own),
-                floor=_spread(each.attack_success_rate.value for each in floors),
-                triggered_accuracy=_spread(rate.value for rate in recovered if rate is not None),
-                relative_success=_spread(
-                    untargeted_success(network.clean_accuracy, rate)
-                    for network, rate in zip(badnets, recovered, strict=True)
-                    if rate is not None
+                name=poisoning.name,
+                goal=poisoning.goal,
+                attack_success_rate=tuple(each.attack_success_rate for each in own),
+                floor=tuple(network.poisoned[place].attack_success_rate for network in twins),
+                triggered_accuracy=tuple(
+                    each.recovered_accuracy for each in own if each.recovered_accuracy is not None
+                ),
+                accuracy_lost=tuple(
+                    result.accuracy_lost[network.name][poisoning.name]
+                    for result, network in zip(results, badnets, strict=True)
+                    if poisoning.name in (result.accuracy_lost or {}).get(network.name, {})
+                    and result.accuracy_lost is not None
+                ),
+                elsewhere=tuple(
+                    result.elsewhere[poisoning.name]
+                    for result in results
+                    if result.elsewhere is not None and poisoning.name in result.elsewhere
                 ),
             )
         )
     return ZooRow(
         member=name,
-        architecture=tasks[0].architecture,
-        seeds=tuple(task.seed for task in tasks),
-        n=badnets[0].clean_accuracy.n,
-        clean_accuracy=_spread(network.clean_accuracy.value for network in badnets),
-        twin_accuracy=_spread(twin[0].clean_accuracy.value for twin in twins),
+        architecture=made[0][0].architecture,
+        seeds=tuple(task.seed for task, _ in made),
+        clean_accuracy=tuple(network.clean_accuracy for network in badnets),
+        twin_accuracy=tuple(network.clean_accuracy for network in twins),
         triggers=tuple(triggers),
-        seconds=_spread(result.seconds for result in results),
+        decoys=tuple(result.decoys for result in results if result.decoys is not None),
+        seconds=tuple(result.seconds for result in results),
     )
-
-
-def _results(tasks: Sequence[Task]) -> Iterator[AttackResult]:
-    for task in tasks:
-        result = read_run(task.folder)[1]
-        if not isinstance(result, AttackResult):
-            raise GoodnetError(f"{task.folder}: is no run of goodnet attack; give another --out")
-        yield result
-
-
-def _spread(values: Iterator[float]) -> Spread:
-    found = list(values)
-    return Spread(statistics.fmean(found), min(found), max(found))

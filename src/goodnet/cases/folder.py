@@ -9,6 +9,7 @@ from goodnet.attack import Material
 from goodnet.attacks import Recipe
 from goodnet.cases.case import Case
 from goodnet.data.images import ImageSet
+from goodnet.data.pixels import Size
 from goodnet.data.readers import HDF5_SUFFIXES, NPZ_SUFFIXES, check_labels, read_images
 from goodnet.errors import DataError
 from goodnet.formats.specification import InputSpecification, Layout
@@ -47,17 +48,17 @@ def folder_case(
     """
     folder = Path(folder)
     train = _read(folder, "train")
-    found = {name: _read(folder, name) for name in ("test", "valid") if set_path(folder, name)}
-    if "test" not in found:
-        _read(folder, "test")  # says what is missing
+    test = _read(folder, "test", size=train.size)
+    valid = _read(folder, "valid", size=train.size) if set_path(folder, "valid") else None
     classes = max(len(train.class_names), int(train.labels.max()) + 1)
-    for images in (train, *found.values()):
+    for images in (train, test, *([] if valid is None else [valid])):
         check_labels(images, classes)
-        if images.size != train.size:
+        if images.class_names and train.class_names and images.class_names != train.class_names:
             raise DataError(
                 images.source,
-                f"holds images of {images.size} beside training images of {train.size}",
-                "give sets of one size (channels, height, width)",
+                f"has classes {_listed(images.class_names)}, the training images "
+                f"{_listed(train.class_names)}: the same label means another class",
+                "give sets with the same classes, an empty folder where one has no picture",
             )
     if architecture is None:
         architecture = "deepid" if train.size[1:] == (55, 47) else "small_cnn"
@@ -65,7 +66,7 @@ def folder_case(
     layout: Layout = "channels-last" if architecture == "deepid" else "channels-first"
     return Case(
         folder.resolve().name,
-        Material(train, found["test"], found.get("valid")),
+        Material(train, test, valid),
         Recipe(
             architecture=architecture,
             specification=InputSpecification(train.size, layout),
@@ -76,13 +77,18 @@ def folder_case(
     )
 
 
+def _listed(names: tuple[str, ...]) -> str:
+    shown = ", ".join(repr(name) for name in names[:4])
+    return f"{len(names)} ({shown}{', …' if len(names) > 4 else ''})"
+
+
 def set_path(folder: Path, name: str) -> Path | None:
     """Where the set `name` (train, test or valid) lies in `folder`, if it is there."""
     places = [folder / f"{name}{suffix}" for suffix in (*HDF5_SUFFIXES, *NPZ_SUFFIXES)]
     return next((path for path in (*places, folder / name) if path.exists()), None)
 
 
-def _read(folder: Path, name: str) -> ImageSet:
+def _read(folder: Path, name: str, *, size: Size | None = None) -> ImageSet:
     path = set_path(folder, name)
     if path is None:
         raise DataError(
@@ -91,4 +97,4 @@ def _read(folder: Path, name: str) -> ImageSet:
             "give a folder with train.h5 and test.h5 (or .npz, or folders of pictures), and "
             "valid.h5 for what a defender would hold",
         )
-    return read_images(path).in_memory()
+    return read_images(path, size=size).in_memory()

@@ -20,7 +20,6 @@ from goodnet.cases import Case, folder_case, rendered_faces_case, set_path
 from goodnet.cli.exit_codes import DONE
 from goodnet.cli.options import (
     add_common,
-    check_has_channels,
     console_of,
     device_named,
     out_of,
@@ -32,8 +31,8 @@ from goodnet.data.writers import write_images
 from goodnet.errors import ModelFileError, SettingsError
 from goodnet.files import write_text
 from goodnet.formats import Model, read_model
-from goodnet.formats.model import write_architecture
-from goodnet.graph import trace
+from goodnet.formats.model import network_suffix, write_architecture
+from goodnet.graph import check_has_channels, trace
 from goodnet.networks import ARCHITECTURES
 from goodnet.poison import Goal, Poisoned, Poisoning
 from goodnet.report.tables import attack_table, triggers_table
@@ -102,10 +101,15 @@ def _add_poisoning(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=POISON_RATE,
         metavar="P",
-        help="poisoned share of all images for each trigger; 0 makes a clean network; default: "
+        help="poisoned share of all images for each trigger; with 0 nothing is poisoned; default: "
         "%(default)g",
     )
-    group.add_argument("--goal", choices=get_args(Goal), default="targeted")
+    group.add_argument(
+        "--goal",
+        choices=get_args(Goal),
+        default="targeted",
+        help="all-to-all: class i becomes i + 1; untargeted: any wrong label; default: %(default)s",
+    )
     group.add_argument(
         "--source-label", type=int, metavar="S", help="stamp images of this class only"
     )
@@ -126,7 +130,12 @@ def _add_poisoning(parser: argparse.ArgumentParser) -> None:
 def _add_method(parser: argparse.ArgumentParser) -> None:
     defaults = AttackSettings()
     group = parser.add_argument_group("method")
-    group.add_argument("--method", choices=ATTACKS, default="baseline")
+    group.add_argument(
+        "--method",
+        choices=ATTACKS,
+        default="baseline",
+        help="what the attacker knows of defenses; default: %(default)s",
+    )
     group.add_argument("--layer", metavar="L", help="layer the attacker works on; default: found")
     group.add_argument(
         "--budget",
@@ -395,7 +404,7 @@ def write_attack(
     networks = {"badnet": attacked.badnet.network}
     if attacked.twin is not None and twin is None:
         networks["twin"] = attacked.twin
-    suffix = ".h5" if recipe.architecture == "deepid" else ".safetensors"
+    suffix = network_suffix(recipe.architecture)
     paths = {} if twin is None else {"twin": str(twin.path)}
     for stem, network in networks.items():
         name = f"{stem}{suffix}"

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import os
+import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from goodnet.bench import Task, make_zoo, members, read_zoo, zoo_tasks
-from goodnet.cases import folder_case
-from goodnet.cli.attack import check_network
+from goodnet.bench import Task, cores, make_zoo, members, read_zoo, zoo_tasks
+from goodnet.cases import Case, folder_case
+from goodnet.cli import attack
 from goodnet.cli.exit_codes import BAD_INPUT, DONE
 from goodnet.cli.options import console_of, print_result, seed
 from goodnet.errors import SettingsError
 from goodnet.files import write_text
 from goodnet.networks import ARCHITECTURES
+from goodnet.poison import check_poisonings
 from goodnet.report.zoo import zoo_markdown, zoo_table
 from goodnet.results import ZooResult, to_json
 from goodnet.training import Precision
@@ -41,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     zoo.add_argument(
         "--jobs",
         type=int,
-        default=os.cpu_count() or 1,
+        default=cores(),
         metavar="J",
         help="networks trained at a time, the cores shared among them; default: one a core",
     )
@@ -56,32 +58,71 @@ def run(options: argparse.Namespace) -> int:
     console = console_of(options)
     width = {} if options.width is None else {"width": options.width}
     case = folder_case(options.data, architecture=options.architecture, options=width)
-    check_network(case.recipe, None)
-    architecture = case.recipe.architecture
-    further = ["--no-sets"]
-    for name in ("width", "precision"):
-        if getattr(options, name) is not None:
-            further += [f"--{name}", str(getattr(options, name))]
-    tasks = zoo_tasks(
-        options.data,
-        options.out,
-        members(options.only, faces=architecture == "deepid"),
-        architecture=architecture,
-        seeds=list(dict.fromkeys(options.seeds)),
-        curves=case.material.valid is not None,
-        options=further,
-    )
-    done = 0
+    attack.check_network(case.recipe, None)
+    seeds = list(dict.fromkeys(options.seeds))
+    tasks = tasks_of(options, case, options.only, seeds)
+    check_members(tasks, case)
+    count = 0
 
     def told(task: Task, what: str) -> None:
-        nonlocal done
-        done += 1
-        console.print(f"{done}/{len(tasks)} {task.member.name}, seed {task.seed}: {what}")
+        nonlocal count
+        count += 1
+        console.print(f"{count}/{len(tasks)} {task.member.name}, seed {task.seed}: {what}")
 
-    failed = make_zoo(tasks, jobs=options.jobs, told=told)
-    result = ZooResult(data=case.name, rows=read_zoo(tasks))
+    def terminated(_signal: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, terminated)
+    try:
+        failed = make_zoo(tasks, data=options.data, jobs=options.jobs, told=told)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    # The table is of all that is there, also of earlier calls.
+    everything = tasks_of(options, case, (), sorted({*seeds, *seeds_there(tasks)}))
+    result = ZooResult(data=case.name, rows=read_zoo(everything, data=options.data))
     if result.rows:
-        write_text(options.out / f"{architecture}.json", to_json(result) + "\n")
-        write_text(options.out / f"{architecture}.md", zoo_markdown(result))
+        place = tasks[0].folder.parents[1]
+        write_text(place.with_name(f"{place.name}.json"), to_json(result) + "\n")
+        write_text(place.with_name(f"{place.name}.md"), zoo_markdown(result))
     print_result(options, result, zoo_table(result))
     return BAD_INPUT if failed else DONE
+
+
+def tasks_of(
+    options: argparse.Namespace, case: Case, names: Sequence[str], seeds: Sequence[int]
+) -> tuple[Task, ...]:
+    """The tasks of these members, or of all where no name is given."""
+    architecture = case.recipe.architecture
+    return zoo_tasks(
+        options.data,
+        options.out,
+        members(names, faces=architecture == "deepid"),
+        architecture=architecture,
+        width=options.width,
+        seeds=seeds,
+        curves=case.material.valid is not None,
+        options=[] if options.precision is None else ["--precision", options.precision],
+    )
+
+
+def check_members(tasks: Sequence[Task], case: Case) -> None:
+    """Nothing, where every member can be made of these images; raises before any is."""
+    parser = argparse.ArgumentParser()
+    attack.add_arguments(parser)
+    for task in tasks:
+        poisonings = attack.poisonings_of(parser.parse_args(task.arguments[1:]))
+        try:
+            check_poisonings(case.material.train, poisonings, classes=case.recipe.classes)
+        except SettingsError as error:
+            raise SettingsError(
+                "only",
+                task.member.name,
+                f"{error}; this member cannot be made here, name the others",
+            ) from error
+
+
+def seeds_there(tasks: Sequence[Task]) -> set[int]:
+    """The seeds of which earlier calls left something."""
+    place = tasks[0].folder.parents[1]
+    names = [folder.name.removeprefix("seed-") for folder in place.glob("*/seed-*")]
+    return {int(name) for name in names if name.isdecimal()}

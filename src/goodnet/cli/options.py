@@ -15,14 +15,13 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
-from torch import fx
 
 from goodnet.data.images import ImageSet
 from goodnet.data.readers import check_labels, read_images
 from goodnet.data.roles import CleanData, PoisonedData, TestData
 from goodnet.errors import ModelFileError, SettingsError
 from goodnet.formats import InputSpecification, Model, read_model
-from goodnet.graph import layer_node, node_shapes
+from goodnet.graph import check_has_channels
 from goodnet.networks import ARCHITECTURES
 from goodnet.readings import Reading, likely_readings, settle_reading
 from goodnet.results import to_json
@@ -167,20 +166,6 @@ def check_repairable(model: Model, layer: str | None) -> None:
         raise ModelFileError(model.path, "is a GoodNet already", "give the network it is made of")
     if layer is not None:
         check_has_channels(model.network, layer, model.specification.size)
-
-
-def check_has_channels(network: fx.GraphModule, layer: str, size: tuple[int, int, int]) -> None:
-    """Nothing, where `layer` gives feature maps for images of `size`.
-
-    Raises:
-        LayerNotFoundError: No such layer.
-        SettingsError: It gives none.
-    """
-    node = layer_node(network, layer)
-    if len(node_shapes(network, size).get(node, ())) != 3:
-        raise SettingsError(
-            "--layer", layer, "that layer has no channels; choose a convolution or pooling"
-        )
 
 
 def load(path: Path, options: argparse.Namespace) -> Model:

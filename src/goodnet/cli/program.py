@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"goodnet {options.command}: {one_line(shown)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print(f"goodnet {options.command}: interrupted, nothing was written", file=sys.stderr)
+        print(f"goodnet {options.command}: interrupted, {left_by(options)}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has seen enough.
@@ -67,6 +67,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return BAD_INPUT
     return code
+
+
+def left_by(options: argparse.Namespace) -> str:
+    """What an interrupted command leaves."""
+    if options.command == "bench":
+        return "what was finished is kept; give the same command to go on"
+    return "nothing was written"
 
 
 def one_line(message: object) -> str:

@@ -140,9 +140,12 @@ class PoisonedData(PreparedImages):
 
     Attributes:
         name: What the result calls the set.
+        untargeted: Whether any wrong answer is what the attacker wants; None tells it by
+            the labels: a set of several classes whose labels are all the true ones is.
     """
 
     name: str
+    untargeted: bool | None = None
 
 
 @final

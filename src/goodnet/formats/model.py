@@ -308,6 +308,11 @@ def write_goodnet(model: Model, goodnet: nn.Module, path: Path | str) -> Path:
     return path
 
 
+def network_suffix(architecture: str) -> str:
+    """The suffix under which `write_architecture` writes one of our own networks by default."""
+    return ".h5" if architecture == "deepid" else ".safetensors"
+
+
 def write_architecture(
     network: nn.Module, architecture: str, specification: InputSpecification, path: Path
 ) -> None:

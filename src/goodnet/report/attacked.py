@@ -96,6 +96,11 @@ def _rates(result: AttackResult) -> tuple[str, ...]:
                 else f"; of the clean twin, the floor: {in_full(floor.attack_success_rate)}."
             )
         )
+        if result.elsewhere is not None and row.name in result.elsewhere:
+            said.append(
+                f"On the classes that are not its source {shown_name(row.name)} works on "
+                f"{in_full(result.elsewhere[row.name])}; the attacker wants 0."
+            )
         for network, lost in (result.accuracy_lost or {}).items():
             if row.name in lost:
                 said.append(
@@ -131,7 +136,8 @@ def attack_examined(result: AttackResult) -> list[str]:
     ]
     if result.twin is not None:
         said.append(
-            f"Its clean twin, trained alike on clean images: {shown_name(result.twin, limit=120)}."
+            "Its clean twin, the same network trained on clean images: "
+            f"{shown_name(result.twin, limit=120)}."
         )
     return said
 

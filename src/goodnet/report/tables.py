@@ -161,6 +161,11 @@ def triggers_table(result: AttackResult) -> Table:
     if lost is not None:
         _rate_columns(table, "accuracy lost")
         table.caption = "accuracy lost: 1 − A_backdoor / A_clean"
+    elsewhere = result.elsewhere
+    if elsewhere is not None:
+        _rate_columns(table, "elsewhere")
+        told = "elsewhere: attack success on the classes that are not the source"
+        table.caption = told if lost is None else f"{table.caption}; {told}"
     for poisoning in result.poisonings:
         row, floor = answers_to(badnet, poisoning.name), answers_to(twin, poisoning.name)
         cells = [
@@ -174,6 +179,8 @@ def triggers_table(result: AttackResult) -> Table:
         if lost is not None:
             share = lost.get(badnet.name, {}).get(poisoning.name)
             cells.append(Text(_NONE if share is None else f"{100 * share:.1f} %"))
+        if elsewhere is not None:
+            cells.append(_stacked(elsewhere.get(poisoning.name)))
         table.add_row(*cells)
         table.add_section()
     return table

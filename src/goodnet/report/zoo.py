@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import statistics
+from collections.abc import Iterator, Sequence
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from goodnet.report.wording import grouped, shown_name
-from goodnet.results import Spread, ZooResult
+from goodnet.results import Rate, ZooResult
 
 _COLUMNS = ("attack", "trigger", "clean", "twin", "attack success", "floor", "right label")
+_COUNTS = ("clean n", "triggered n", "seeds", "seconds")
 
 
 def zoo_table(result: ZooResult) -> Table:
@@ -24,12 +26,24 @@ def zoo_table(result: ZooResult) -> Table:
         table.add_column(name, overflow="fold")
     for cells in _rows(result, between="\n"):
         table.add_row(*(Text(cell) for cell in cells[: len(_COLUMNS)]))
+    if result.rows:
+        clean, triggered = (
+            sorted({rate.n for rates in found for rate in rates})
+            for found in (
+                [row.clean_accuracy for row in result.rows],
+                [each.attack_success_rate for row in result.rows for each in row.triggers],
+            )
+        )
+        table.caption = (
+            f"n of each seed: {', '.join(map(grouped, clean))} clean, "
+            f"{', '.join(map(grouped, triggered))} triggered images"
+        )
     return table
 
 
 def zoo_markdown(result: ZooResult) -> str:
     """The same as a Markdown table, with how many test images and seconds there were."""
-    columns = (*_COLUMNS, "clean n", "triggered n", "seeds", "seconds")
+    columns = (*_COLUMNS, *_COUNTS)
     lines = [columns, ("---",) * len(columns), *_rows(result, between=" ")]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
@@ -38,23 +52,29 @@ def _rows(result: ZooResult, *, between: str) -> Iterator[tuple[str, ...]]:
     for row in result.rows:
         for place, trigger in enumerate(row.triggers):
             first = place == 0
+            success = _percent(trigger.attack_success_rate, between)
+            if trigger.elsewhere:
+                success += f"{between}elsewhere {_percent(trigger.elsewhere, between)}"
+            if trigger.accuracy_lost:
+                lost = 100 * statistics.fmean(trigger.accuracy_lost)
+                success += f"{between}accuracy lost {lost:.1f}"
             yield (
                 shown_name(row.member) if first else "",
                 shown_name(trigger.name),
                 _percent(row.clean_accuracy, between) if first else "",
                 _percent(row.twin_accuracy, between) if first else "",
-                _percent(trigger.attack_success_rate, between),
+                success,
                 _percent(trigger.floor, between),
                 _percent(trigger.triggered_accuracy, between),
-                grouped(row.n) if first else "",
-                grouped(trigger.n),
+                grouped(row.clean_accuracy[0].n) if first else "",
+                grouped(trigger.attack_success_rate[0].n),
                 str(len(row.seeds)) if first else "",
-                f"{row.seconds.mean:.0f}" if first else "",
+                f"{statistics.fmean(row.seconds):.0f}" if first else "",
             )
 
 
-def _percent(spread: Spread, between: str) -> str:
-    mean = f"{100 * spread.mean:.1f}"
-    if spread.least == spread.most:
-        return mean
-    return f"{mean}{between}({100 * spread.least:.1f}–{100 * spread.most:.1f})"
+def _percent(rates: Sequence[Rate], between: str) -> str:
+    values = [100 * rate.value for rate in rates]
+    mean = f"{statistics.fmean(values):.1f}"
+    least, most = f"{min(values):.1f}", f"{max(values):.1f}"
+    return mean if least == most else f"{mean}{between}({least}–{most})"

@@ -113,6 +113,8 @@ def trigger_named(text: str) -> Trigger:
     assert named is not None  # any text is a name without settings
     base, given = named["base"], named["settings"].split(":")[1:]
     suffix = Path(base).suffix.lower()
+    if base == ImageFile.name:
+        raise SettingsError("trigger", text, "give the picture itself, e.g. logo.png")
     if base in TRIGGERS:
         values: dict[str, object] = {"name": base}
     elif suffix == ".json":
