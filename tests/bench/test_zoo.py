@@ -123,9 +123,14 @@ def test_what_failed_is_told_and_the_rest_is_made(data: Path) -> None:
     assert clean == ("clean", 0, "made")
     assert failed[2].startswith("goodnet attack: --target-label is 7; there are 3 classes")
     assert [row.member for row in read_zoo(tasks, data=data)] == ["clean"]
-    # Without its clean twin nothing is made.
-    (tasks[0].folder / "badnet.safetensors").unlink()
-    assert made(data, tasks[1:])[0][2].startswith("not made: its clean twin")
+
+
+def test_without_its_clean_twin_nothing_is_made(data: Path) -> None:
+    unclean = Member("clean", ("--trigger", CORNER, "--target-label", "7"))
+    tasks = tasks_of(data, (unclean, CHOSEN[1]), seeds=(0,))
+    clean, patch = made(data, tasks, jobs=1)
+    assert clean[2].startswith("goodnet attack: --target-label is 7")
+    assert patch == ("patch", 0, "not made, for want of its clean twin")
 
 
 def test_an_interrupt_ends_what_is_being_made_and_leaves_nothing_half_written(data: Path) -> None:

@@ -261,12 +261,15 @@ def make_zoo(tasks: Sequence[Task], *, data: Path, jobs: int, told: Told) -> lis
     bits. When this is interrupted, the processes are ended and leave nothing half-written.
     """
     hashes = data_hashes(data)
-    failed = []
+    failed: list[Task] = []
     running: set[subprocess.Popen[str]] = set()
-    for wave in (
-        [task for task in tasks if task.twin is None],
-        [task for task in tasks if task.twin is not None],
-    ):
+    for twins in (True, False):
+        wave = [task for task in tasks if (task.twin is None) == twins]
+        missing = {task.folder for task in failed}
+        for task in [task for task in wave if task.twin and task.twin.parent in missing]:
+            told(task, "not made, for want of its clean twin")
+            failed.append(task)
+            wave.remove(task)
         with ThreadPoolExecutor(max_workers=jobs) as pool:
             futures = {pool.submit(_make, task, hashes, jobs, running): task for task in wave}
             try:
@@ -290,8 +293,6 @@ def _make(
     """`made`, `there`, or what went wrong, on one line."""
     if task.done(data):
         return "there"
-    if task.twin is not None and not task.twin.exists():
-        return f"not made: its clean twin {task.twin} is missing"
     process = subprocess.Popen(  # noqa: S603 - this very program, with arguments of its own
         [sys.executable, "-m", "goodnet", *task.arguments, "-q"],
         stdout=subprocess.DEVNULL,

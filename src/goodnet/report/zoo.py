@@ -55,6 +55,9 @@ def _rows(result: ZooResult, *, between: str) -> Iterator[tuple[str, ...]]:
             success = _percent(trigger.attack_success_rate, between)
             if trigger.elsewhere:
                 success += f"{between}elsewhere {_percent(trigger.elsewhere, between)}"
+            if row.decoys:
+                counts = ", ".join(str(len(each.channels)) for each in row.decoys)
+                success += f"{between}decoys {counts}"
             if trigger.accuracy_lost:
                 lost = 100 * statistics.fmean(trigger.accuracy_lost)
                 success += f"{between}accuracy lost {lost:.1f}"
