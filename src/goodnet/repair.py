@@ -9,7 +9,7 @@ from torch import nn
 
 from goodnet.answers import accuracy_of
 from goodnet.data.roles import CleanData, require_clean
-from goodnet.defenses import DEFENSES, DefenseSettings, Repaired
+from goodnet.defenses import DEFENSES, DefenseSettings, Repaired, tuning_of
 from goodnet.detector import GoodNet, calibrated
 from goodnet.errors import SettingsError
 from goodnet.evaluate import labels_given, rate
@@ -37,7 +37,7 @@ def repair(
         clean: D_valid; a part is held out and decides, the rest is tuned on.
         classes: N.
         method: A name in `DEFENSES`.
-        settings: Of the defense; None takes the defaults.
+        settings: Of the defense; None takes the method's own.
         generator: Draws the split and the training order.
         false_alarms: Budget to calibrate the GoodNet to; None leaves the plain rule.
         progress: Told what is being done.
@@ -47,7 +47,7 @@ def repair(
     """
     if method not in DEFENSES:
         raise SettingsError("method", method, f"choose one of: {', '.join(DEFENSES)}")
-    settings = settings or DefenseSettings()
+    settings = settings or DefenseSettings(training=tuning_of(method))
     start = time.perf_counter()
     tuning, held_out = require_clean(clean).split(settings.held_out, generator=generator)
     repaired = DEFENSES[method](

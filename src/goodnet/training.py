@@ -24,6 +24,7 @@ AfterStep = Callable[[nn.Module, int, int], None]
 Loss = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
 """Of (network that gives logits, inputs, labels, which images of the data they are)."""
 Precision = Literal["float32", "bfloat16"]
+Optimizer = Literal["adamw", "sgd"]
 Progress = Callable[[str, int, int], None]
 """Told (what is done, steps done, steps in all)."""
 
@@ -97,12 +98,13 @@ class TrainingSettings:
         epochs: Passes over the images at most.
         batch_size: Images a step.
         learning_rate: Highest rate; it falls to zero along a half cosine.
-        weight_decay: Decoupled from the gradient (AdamW).
+        weight_decay: Decoupled from the gradient in AdamW, added to it in SGD.
         patience: Epochs without a better held-out accuracy before stopping.
         augmentation: Random changes of the images, or None.
         sharpness: Look for a flat minimum, at two gradients a step, or None.
         precision: Of the numbers while training; weights stay float32. bfloat16 takes about
             half the time on processors that multiply in it.
+        optimizer: AdamW, or SGD with a momentum of 0.9.
     """
 
     epochs: int = 20
@@ -113,12 +115,14 @@ class TrainingSettings:
     augmentation: Augmentation | None = None
     sharpness: Sharpness | None = None
     precision: Precision = "float32"
+    optimizer: Optimizer = "adamw"
 
     def __post_init__(self) -> None:
-        if self.precision not in get_args(Precision):
-            raise SettingsError(
-                "precision", self.precision, f"choose one of: {', '.join(get_args(Precision))}"
-            )
+        for field, kind in (("precision", Precision), ("optimizer", Optimizer)):
+            if getattr(self, field) not in get_args(kind):
+                raise SettingsError(
+                    field, getattr(self, field), f"choose one of: {', '.join(get_args(kind))}"
+                )
         for field in ("epochs", "batch_size", "patience"):
             if getattr(self, field) < 1:
                 raise SettingsError(field, getattr(self, field), "give at least 1")
@@ -206,12 +210,7 @@ def _train(
     layout = _layout(trained)
     trained.to(memory_format=layout)  # type: ignore[call-overload]
     device = next(trained.parameters()).device
-    optimizer = torch.optim.AdamW(
-        trained.parameters(),
-        lr=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        foreach=True,
-    )
+    optimizer = _optimizer(trained, settings)
     pixels, labels = data.pixels(), data.labels
     steps_each = math.ceil(len(data) / settings.batch_size)
     steps = settings.epochs * steps_each
@@ -261,6 +260,13 @@ def _train(
         trained.load_state_dict(best_state)
     trained.zero_grad()
     return Training(trained.eval(), tuple(history), stopped)
+
+
+def _optimizer(network: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
+    weights, rate, decay = network.parameters(), settings.learning_rate, settings.weight_decay
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(weights, rate, momentum=0.9, weight_decay=decay, foreach=True)
+    return torch.optim.AdamW(weights, rate, weight_decay=decay, foreach=True)
 
 
 def _gradient(

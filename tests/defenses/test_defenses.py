@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from goodnet.answers import accuracy_of
 from goodnet.data.images import ImageSet
 from goodnet.data.roles import CleanData, PoisonedData, TestData, TrainingData
-from goodnet.defenses import DEFENSES, DefenseSettings, Repaired
+from goodnet.defenses import DEFENSES, DefenseSettings, Repaired, tuning_of
 from goodnet.formats.specification import InputSpecification
 from goodnet.networks import build_network
 from goodnet.training import TrainingSettings, no_progress, train
@@ -21,7 +21,8 @@ from goodnet.training import TrainingSettings, no_progress, train
 Untouched = Callable[[nn.Module], AbstractContextManager[None]]
 TRAINING = TrainingSettings(epochs=2, batch_size=8, learning_rate=0.01)
 PRUNES = ("prune", "fine-prune")
-TUNES = ("fine-tune", "fine-prune", "magnitude")
+TUNES = ("fine-tune", "fine-prune", "magnitude", "ft-sam", "fst", "sau")
+KEEPS_LAST = ("magnitude", "fst")
 
 
 @pytest.fixture(params=DEFENSES)
@@ -46,7 +47,13 @@ def defended(
     return DEFENSES[method](
         network,
         *parts,
-        DefenseSettings(layer=layer, drop=drop, training=TRAINING),
+        DefenseSettings(
+            layer=layer,
+            drop=drop,
+            training=replace(
+                tuning_of(method), epochs=2, batch_size=8, learning_rate=0.01, augmentation=None
+            ),
+        ),
         generator=torch.Generator().manual_seed(seed),
         progress=no_progress,
     )
@@ -113,7 +120,8 @@ def test_the_record_fits_the_method(
     assert not repaired.network.training
     if method in TUNES:
         best = max(row.held_out_accuracy.count for row in repaired.epochs)
-        kept = repaired.epochs[-1].held_out_accuracy.count if method == "magnitude" else best
+        last = repaired.epochs[-1].held_out_accuracy.count
+        kept = last if method in KEEPS_LAST else best
         assert accuracy_of(repaired.network, parts[1]).count == kept
 
 

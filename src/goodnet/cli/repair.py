@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from rich.console import Console
@@ -30,7 +30,7 @@ from goodnet.cli.options import (
 from goodnet.cli.pages import write_pages
 from goodnet.cli.prune import write_thresholds
 from goodnet.curve import PruneSettings, prune_curve
-from goodnet.defenses import DEFENSES, FINE_TUNING, DefenseSettings
+from goodnet.defenses import DEFENSES, DefenseSettings, tuning_of
 from goodnet.errors import SettingsError
 from goodnet.evaluate import evaluate_network
 from goodnet.formats import read_model, write_goodnet, write_model
@@ -42,20 +42,6 @@ from goodnet.runs import RunFolder, make_manifest, run_folder, write_result
 from goodnet.training import Augmentation
 
 HELP = "repair a network with clean data alone, and make its GoodNet"
-SETTINGS = (
-    "method",
-    "layer",
-    "drop",
-    "order",
-    "held_out",
-    "epochs",
-    "batch_size",
-    "learning_rate",
-    "augment",
-    "false_alarms",
-)
-
-
 SAME_IMAGES = (
     "The test images are the clean images that the defense read: clean accuracy on them is "
     "too good. Go by the held-out figures."
@@ -76,7 +62,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """The settings of the defenses; each reads those it has a use for."""
     defense = DefenseSettings()
-    training = defense.training
     group = parser.add_argument_group("method settings")
     group.add_argument("--layer", metavar="L", help="layer to prune; default: found")
     group.add_argument("--order", choices=get_args(PruneOrder), default=defense.order)
@@ -94,18 +79,27 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="share of the clean images that decide and are not tuned on; default: %(default)g",
     )
-    group.add_argument("--epochs", type=int, default=training.epochs, help="default: %(default)s")
-    group.add_argument(
-        "--batch-size", type=int, default=training.batch_size, help="default: %(default)s"
-    )
-    group.add_argument(
-        "--learning-rate", type=float, default=training.learning_rate, help="default: %(default)g"
-    )
+    group.add_argument("--epochs", type=int, metavar="N", help="default: the method's")
+    group.add_argument("--batch-size", type=int, metavar="N", help="default: the method's")
+    group.add_argument("--learning-rate", type=float, metavar="R", help="default: the method's")
     group.add_argument(
         "--augment",
         action=argparse.BooleanOptionalAction,
-        default=training.augmentation is not None,
-        help="shift, turn, scale and light the images while tuning; default: %(default)s",
+        help="shift, turn, scale and light the images while tuning; default: the method's",
+    )
+    group.add_argument(
+        "--feature-shift",
+        type=float,
+        default=defense.feature_shift,
+        metavar="A",
+        help="fst: weight of the last layer's likeness to the old one; default: %(default)g",
+    )
+    group.add_argument(
+        "--perturbation",
+        type=float,
+        default=defense.perturbation,
+        metavar="E",
+        help="sau: largest change of a pixel, in [0, 1]; default: %(default)g",
     )
     group.add_argument(
         "--false-alarms",
@@ -117,18 +111,21 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 
 def defense_settings(options: argparse.Namespace) -> DefenseSettings:
     """The options as the settings of a defense."""
+    given: dict[str, Any] = {
+        name: getattr(options, name)
+        for name in ("epochs", "batch_size", "learning_rate")
+        if getattr(options, name) is not None
+    }
+    if options.augment is not None:
+        given["augmentation"] = Augmentation() if options.augment else None
     return DefenseSettings(
         layer=options.layer,
         drop=options.drop,
         order=options.order,
         held_out=options.held_out,
-        training=replace(
-            FINE_TUNING,
-            epochs=options.epochs,
-            batch_size=options.batch_size,
-            learning_rate=options.learning_rate,
-            augmentation=Augmentation() if options.augment else None,
-        ),
+        training=replace(tuning_of(options.method), **given),
+        feature_shift=options.feature_shift,
+        perturbation=options.perturbation,
     )
 
 
@@ -146,7 +143,10 @@ def run(options: argparse.Namespace) -> int:
         "repair",
         title=f"Repair of {options.model.name}",
         seed=options.seed,
-        settings=settings_of(options, SETTINGS, bench),
+        settings={
+            **settings_of(options, ("method", "false_alarms"), bench),
+            **asdict(settings),
+        },
         inputs=inputs_of(options),
     )
     with run_folder(out_of(options, f"repair-{options.method}"), manifest) as run_:

@@ -4,7 +4,7 @@ from goodnet.defenses.fine_prune import fine_prune
 from goodnet.defenses.fine_tune import fine_tune
 from goodnet.defenses.magnitude import magnitude
 from goodnet.defenses.prune import channels_for_drop, prune
-from goodnet.defenses.registry import DEFENSES
+from goodnet.defenses.registry import DEFENSES, tuning_of
 from goodnet.defenses.repaired import FINE_TUNING, Defense, DefenseSettings, Repaired
 
 __all__ = [
@@ -18,4 +18,5 @@ __all__ = [
     "fine_tune",
     "magnitude",
     "prune",
+    "tuning_of",
 ]

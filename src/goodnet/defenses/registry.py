@@ -1,16 +1,29 @@
-"""Names for `--method`."""
+"""Names for `--method`, and how each tunes."""
 
 from __future__ import annotations
 
 from goodnet.defenses.fine_prune import fine_prune
 from goodnet.defenses.fine_tune import fine_tune
+from goodnet.defenses.fst import FST, fst
+from goodnet.defenses.ft_sam import FT_SAM, ft_sam
 from goodnet.defenses.magnitude import magnitude
 from goodnet.defenses.prune import prune
-from goodnet.defenses.repaired import Defense
+from goodnet.defenses.repaired import FINE_TUNING, Defense
+from goodnet.defenses.sau import SAU, sau
+from goodnet.training import TrainingSettings
 
 DEFENSES: dict[str, Defense] = {
     "prune": prune,
     "fine-tune": fine_tune,
     "fine-prune": fine_prune,
     "magnitude": magnitude,
+    "ft-sam": ft_sam,
+    "fst": fst,
+    "sau": sau,
 }
+_TUNING = {"ft-sam": FT_SAM, "fst": FST, "sau": SAU}
+
+
+def tuning_of(method: str) -> TrainingSettings:
+    """How the method tunes unless it is told otherwise."""
+    return _TUNING.get(method, FINE_TUNING)

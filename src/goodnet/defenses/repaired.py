@@ -55,6 +55,8 @@ class DefenseSettings:
         order: Order in which channels are pruned.
         held_out: Share of D_valid that is not tuned on.
         training: How to fine-tune.
+        feature_shift: alpha of feature shift tuning.
+        perturbation: Largest change of a pixel, in [0, 1], in shared adversarial unlearning.
     """
 
     layer: str | None = None
@@ -62,6 +64,8 @@ class DefenseSettings:
     order: PruneOrder = "increasing"
     held_out: float = 0.2
     training: TrainingSettings = FINE_TUNING
+    feature_shift: float = 0.1
+    perturbation: float = 0.2
 
     def __post_init__(self) -> None:
         check_drop(self.drop)
