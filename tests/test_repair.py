@@ -54,9 +54,10 @@ def test_the_record_is_what_was_done(
     flagged = labels_given(goodnet, held_out) == 3
     assert (result.false_alarm_rate.count, result.false_alarm_rate.n) == (int(flagged.sum()), 12)
     assert result.goodnet_threshold == 0.0
-    assert result.channels_pruned == len(repaired.pruned)
-    assert (result.layer, result.epochs, result.sparsity, result.stopped) == (
-        repaired.layer,
+    assert result.channels_pruned == sum(len(each.channels) for each in repaired.pruned)
+    layers = [each.layer for each in repaired.pruned]
+    assert result.layer == (layers[0] if len(layers) == 1 else None)
+    assert (result.epochs, result.sparsity, result.stopped) == (
         repaired.epochs,
         repaired.sparsity,
         repaired.stopped,
@@ -79,7 +80,7 @@ def test_pruning_takes_the_backdoor_out(
     repaired, goodnet, result = repair(
         lamps, clean, classes=3, method="prune", settings=SETTINGS, generator=generator()
     )
-    assert repaired.pruned[0] == 3
+    assert repaired.pruned[0].channels[0] == 3
     assert result.valid_accuracy_after.value == 1.0
     assert attack_success_rate(labels_given(lamps, poisoned), poisoned).value == 1.0
     assert attack_success_rate(labels_given(repaired.network, poisoned), poisoned).value == 0.0

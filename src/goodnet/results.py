@@ -120,6 +120,14 @@ class PruneResult:
 
 
 @dataclass(frozen=True)
+class LayerChannels:
+    """Channels of one layer, by their indices."""
+
+    layer: str
+    channels: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class LayerSparsity:
     """Share of a layer's weights that are exactly zero."""
 
@@ -182,6 +190,8 @@ class RepairResult:
         valid_accuracy_after: B' on the held-out part.
         false_alarm_rate: Share of the held-out part that G flags.
         stopped: Why the defense stopped.
+        channels_pruned: In all layers together.
+        layer: The layer whose channels were pruned, where it is one.
         sparsity: Of each layer, for magnitude pruning.
         warnings: Why the figures may say less than they seem to.
         prune: The prune curve of the layer, where channels were pruned.

@@ -21,6 +21,7 @@ from goodnet.training import TrainingSettings, no_progress, train
 Untouched = Callable[[nn.Module], AbstractContextManager[None]]
 TRAINING = TrainingSettings(epochs=2, batch_size=8, learning_rate=0.01)
 PRUNES = ("prune", "fine-prune")
+PRUNES_ANYWHERE = (*PRUNES, "anp", "clp")
 TUNES = ("fine-tune", "fine-prune", "magnitude", "ft-sam", "fst", "sau")
 KEEPS_LAST = ("magnitude", "fst")
 
@@ -113,7 +114,10 @@ def test_the_record_fits_the_method(
     method: str, lamps: nn.Sequential, parts: tuple[CleanData, CleanData]
 ) -> None:
     repaired = defended(method, lamps, parts)
-    assert bool(repaired.pruned) == (repaired.layer is not None) == (method in PRUNES)
+    if method not in PRUNES_ANYWHERE:
+        assert repaired.pruned == ()
+    if method in PRUNES:
+        assert [each.layer for each in repaired.pruned] == ["pool"]
     assert len(repaired.epochs) == (TRAINING.epochs if method in TUNES else 0)
     assert bool(repaired.sparsity) == (method == "magnitude")
     assert repaired.stopped
@@ -138,10 +142,11 @@ def test_pruned_channels_are_zero_whatever_follows(
     repaired.network(images)
     hook.remove()
     zero = (seen[0] == 0).flatten(2).all(2).all(0).nonzero().flatten().tolist()
-    assert set(zero) >= set(repaired.pruned)
-    assert len(repaired.pruned) == (2 if drop == 0.0 else 4)
+    (pruned,) = repaired.pruned
+    assert set(zero) >= set(pruned.channels)
+    assert len(pruned.channels) == (2 if drop == 0.0 else 4)
     if method == "prune":
-        assert set(zero) == set(repaired.pruned)
+        assert set(zero) == set(pruned.channels)
 
 
 class Masked(nn.Module):
@@ -175,12 +180,12 @@ def test_fine_pruning_keeps_masked_channels_at_zero(
     torch.manual_seed(0)
     network = kind().eval()
     repaired = defended("fine-prune", network, parts, layer="sigmoid", drop=60.0)
-    assert repaired.pruned
+    assert repaired.pruned[0].channels
     seen: list[Tensor] = []
     mask = next(m for n, m in repaired.network.named_modules() if type(m).__name__ == "ChannelMask")
     mask.register_forward_hook(lambda _m, _i, output: seen.append(output))
     repaired.network(torch.randn(3, 4, 2, 2))
-    assert (seen[0][:, list(repaired.pruned)] == 0).all()
+    assert (seen[0][:, list(repaired.pruned[0].channels)] == 0).all()
 
 
 def test_fine_pruning_keeps_channels_at_zero_that_training_would_wake(
@@ -190,7 +195,7 @@ def test_fine_pruning_keeps_channels_at_zero_that_training_would_wake(
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(4, 6, 1), nn.GELU(), nn.Flatten(), nn.Linear(24, 3)).eval()
     repaired = defended("fine-prune", network, parts, layer="1", drop=100.0)
-    assert len(repaired.pruned) == 6
+    assert len(repaired.pruned[0].channels) == 6
     for name in ("0.weight", "0.bias"):
         assert (repaired.network.get_parameter(name) == 0).all()
 
@@ -206,10 +211,10 @@ def test_fine_pruning_a_network_with_norms_keeps_channels_at_zero() -> None:
     network = train(network, data, replace(TRAINING, epochs=12), generator=generator).network
     layer = "features.relu_3"
     repaired = defended("fine-prune", network, (data, data), layer=layer, drop=8.0)
-    assert 1 <= len(repaired.pruned) < 16
+    assert 1 <= len(repaired.pruned[0].channels) < 16
     seen: list[Tensor] = []
     module = repaired.network.get_submodule(layer)
     module.register_forward_hook(lambda _m, _i, output: seen.append(output))
     repaired.network(torch.randn(5, *size) * 5)
-    assert (seen[0][:, list(repaired.pruned)] == 0).all()
+    assert (seen[0][:, list(repaired.pruned[0].channels)] == 0).all()
     assert not (seen[0] == 0).all()

@@ -12,7 +12,7 @@ from goodnet.data.roles import CleanData
 from goodnet.defenses import DefenseSettings, channels_for_drop, prune
 from goodnet.defenses.prune import correct_by_count
 from goodnet.errors import SettingsError
-from goodnet.results import ThresholdRule
+from goodnet.results import LayerChannels, ThresholdRule
 from goodnet.sweep import prepare_sweep
 from goodnet.training import no_progress
 
@@ -109,7 +109,8 @@ def test_pruning_says_what_and_why(
         generator=torch.Generator(),
         progress=no_progress,
     )
-    assert (repaired.layer, repaired.pruned, repaired.stopped) == ("pool", pruned, stopped)
+    assert repaired.pruned == (LayerChannels("pool", pruned),)
+    assert repaired.stopped == stopped
 
 
 def test_the_order_is_the_tuning_part_s_and_the_stop_the_held_out_part_s(
@@ -120,7 +121,7 @@ def test_the_order_is_the_tuning_part_s_and_the_stop_the_held_out_part_s(
     settings = DefenseSettings(layer="pool", drop=10.0)
     generator = torch.Generator()
     repaired = prune(lamps, others, zeros, settings, generator=generator, progress=no_progress)
-    assert repaired.pruned == ()
+    assert repaired.pruned[0].channels == ()
     swapped = prune(lamps, zeros, others, settings, generator=generator, progress=no_progress)
     # On class 0 lamps 1, 2 and 3 are dark; lamp 1 is missed by the held-out part.
-    assert swapped.pruned == ()
+    assert swapped.pruned[0].channels == ()

@@ -57,7 +57,7 @@ def test_a_heavier_shift_leaves_less_of_the_old_layer(lamps: nn.Sequential, part
     old = lamps.get_parameter("output.weight").detach().flatten()
 
     def likeness(weight: float) -> float:
-        repaired = tuned("fst", lamps, parts, feature_shift=weight)
+        repaired = tuned("fst", lamps, parts, fst_shift=weight)
         new = repaired.network.get_parameter("output.weight").detach().flatten()
         return float(F.cosine_similarity(new, old, dim=0))
 
@@ -106,7 +106,7 @@ def test_sau_unlearns_a_backdoor_that_fine_tuning_leaves(
         repaired = DEFENSES[method](
             lamps,
             *parts,
-            DefenseSettings(training=replace(how, augmentation=None), perturbation=0.5),
+            DefenseSettings(training=replace(how, augmentation=None), sau_perturbation=0.5),
             generator=torch.Generator().manual_seed(0),
             progress=no_progress,
         )

@@ -98,11 +98,12 @@ def _without_dormant(
     tuning, held_out = known.split(_HELD_OUT, generator=generator)
     defense = DefenseSettings(layer=layer, drop=settings.budget)
     pruned = prune(clean, tuning, held_out, defense, generator=generator, progress=progress)
-    if not pruned.pruned:
+    (chosen,) = pruned.pruned
+    if not chosen.channels:
         raise SettingsError(
             "budget", settings.budget, "that spares no channel for a decoy; allow more points"
         )
-    return pruned.network, torch.tensor(pruned.pruned).sort().values
+    return pruned.network, torch.tensor(chosen.channels).sort().values
 
 
 @torch.no_grad()

@@ -42,6 +42,15 @@ from goodnet.runs import RunFolder, make_manifest, run_folder, write_result
 from goodnet.training import Augmentation
 
 HELP = "repair a network with clean data alone, and make its GoodNet"
+OWN_SETTINGS = {
+    "fst_shift": ("A", "fst: weight of the last layer's likeness to the old one"),
+    "sau_perturbation": ("E", "sau: largest change of a pixel, in [0, 1]"),
+    "anp_perturbation": ("E", "anp: largest change of a channel's scale and shift"),
+    "anp_trade_off": ("A", "anp: weight of the loss without that change"),
+    "clp_deviations": ("U", "clp: deviations above the layer's mean that are let pass"),
+}
+"""Settings of one method each, by their name in `DefenseSettings`."""
+
 SAME_IMAGES = (
     "The test images are the clean images that the defense read: clean accuracy on them is "
     "too good. Go by the held-out figures."
@@ -87,20 +96,14 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="shift, turn, scale and light the images while tuning; default: the method's",
     )
-    group.add_argument(
-        "--feature-shift",
-        type=float,
-        default=defense.feature_shift,
-        metavar="A",
-        help="fst: weight of the last layer's likeness to the old one; default: %(default)g",
-    )
-    group.add_argument(
-        "--perturbation",
-        type=float,
-        default=defense.perturbation,
-        metavar="E",
-        help="sau: largest change of a pixel, in [0, 1]; default: %(default)g",
-    )
+    for name, (letter, what) in OWN_SETTINGS.items():
+        group.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=float,
+            default=getattr(defense, name),
+            metavar=letter,
+            help=f"{what}; default: %(default)g",
+        )
     group.add_argument(
         "--false-alarms",
         type=float,
@@ -124,8 +127,7 @@ def defense_settings(options: argparse.Namespace) -> DefenseSettings:
         order=options.order,
         held_out=options.held_out,
         training=replace(tuning_of(options.method), **given),
-        feature_shift=options.feature_shift,
-        perturbation=options.perturbation,
+        **{name: getattr(options, name) for name in OWN_SETTINGS},
     )
 
 
@@ -213,11 +215,11 @@ def repair_into(
         "by": "image" if bench.valid.images.groups is None else "group",
     }
     thresholds: dict[str, tuple[nn.Module, str]] = {}
-    if repaired.layer is not None:
+    if result.layer is not None:
         curve = prune_curve(
             model.network,
             bench.valid,
-            PruneSettings(repaired.layer, settings.order),
+            PruneSettings(result.layer, settings.order),
             test=bench.test,
             poisoned=bench.poisoned,
         )

@@ -29,10 +29,11 @@ def fine_prune(
 ) -> Repaired:
     """The network pruned, then trained on with clean images."""
     pruned = prune(network, tuning, held_out, settings, generator=generator, progress=progress)
-    channels = torch.tensor(pruned.pruned, dtype=torch.int64)
+    (chosen,) = pruned.pruned
+    channels = torch.tensor(chosen.channels, dtype=torch.int64)
 
     def keep_zero(trained: nn.Module, _step: int, _steps: int) -> None:
-        zero_channels_(trained, pruned.layer or "", channels)
+        zero_channels_(trained, chosen.layer, channels)
 
     after = accuracy_of(pruned.network, held_out)
     training = train(

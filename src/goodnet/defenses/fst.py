@@ -66,7 +66,7 @@ def fst(
 
     def loss(tuned: nn.Module, inputs: Tensor, labels: Tensor, chosen: Tensor) -> Tensor:
         shift = (_weight(tuned, name) * old).sum()
-        return cross_entropy(tuned, inputs, labels, chosen) + settings.feature_shift * shift
+        return cross_entropy(tuned, inputs, labels, chosen) + settings.fst_shift * shift
 
     @torch.no_grad()
     def hold_norm(tuned: nn.Module, _step: int, _steps: int) -> None:

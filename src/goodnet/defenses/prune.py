@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from goodnet.data.roles import CleanData, require_clean
 from goodnet.defenses.repaired import DefenseSettings, Repaired, check_drop
 from goodnet.graph import find_prune_layer, trace
-from goodnet.results import ThresholdRule
+from goodnet.results import LayerChannels, ThresholdRule
 from goodnet.surgery import prune_channels
 from goodnet.sweep import Sweep, prepare_sweep, sweep_predictions
 from goodnet.training import Progress
@@ -44,8 +44,7 @@ def prune(
     return Repaired(
         prune_channels(network, layer, channels),
         stopped=stopped,
-        layer=layer,
-        pruned=tuple(channels.tolist()),
+        pruned=(LayerChannels(layer, tuple(channels.tolist())),),
     )
 
 

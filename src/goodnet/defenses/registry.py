@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from goodnet.defenses.anp import anp
+from goodnet.defenses.clp import clp
 from goodnet.defenses.fine_prune import fine_prune
 from goodnet.defenses.fine_tune import fine_tune
 from goodnet.defenses.fst import FST, fst
@@ -20,6 +22,8 @@ DEFENSES: dict[str, Defense] = {
     "ft-sam": ft_sam,
     "fst": fst,
     "sau": sau,
+    "anp": anp,
+    "clp": clp,
 }
 _TUNING = {"ft-sam": FT_SAM, "fst": FST, "sau": SAU}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,7 +12,7 @@ from torch import nn
 from goodnet.activations import PruneOrder, check_order
 from goodnet.data.roles import CleanData
 from goodnet.errors import SettingsError
-from goodnet.results import EpochRow, LayerSparsity
+from goodnet.results import EpochRow, LayerChannels, LayerSparsity
 from goodnet.training import Augmentation, Progress, TrainingSettings
 
 
@@ -21,8 +22,7 @@ class Repaired:
 
     Attributes:
         network: B', new; the network handed in is unchanged.
-        layer: The layer whose channels were pruned, if any.
-        pruned: Their indices.
+        pruned: The layers whose channels were pruned, with their indices.
         epochs: Fine-tuning, epoch by epoch.
         sparsity: Of each layer, where single weights were pruned.
         stopped: Why the defense stopped.
@@ -30,8 +30,7 @@ class Repaired:
 
     network: nn.Module
     stopped: str
-    layer: str | None = None
-    pruned: tuple[int, ...] = ()
+    pruned: tuple[LayerChannels, ...] = ()
     epochs: tuple[EpochRow, ...] = ()
     sparsity: tuple[LayerSparsity, ...] = ()
 
@@ -55,8 +54,12 @@ class DefenseSettings:
         order: Order in which channels are pruned.
         held_out: Share of D_valid that is not tuned on.
         training: How to fine-tune.
-        feature_shift: alpha of feature shift tuning.
-        perturbation: Largest change of a pixel, in [0, 1], in shared adversarial unlearning.
+        fst_shift: alpha, the weight of the last layer's likeness to the old one.
+        sau_perturbation: Largest change of a pixel, in [0, 1].
+        anp_perturbation: epsilon, the largest change of a channel's scale and shift.
+        anp_trade_off: alpha, the weight of the loss without that change.
+        clp_deviations: u, how many standard deviations above its layer's mean a channel's
+            Lipschitz bound may be.
     """
 
     layer: str | None = None
@@ -64,14 +67,22 @@ class DefenseSettings:
     order: PruneOrder = "increasing"
     held_out: float = 0.2
     training: TrainingSettings = FINE_TUNING
-    feature_shift: float = 0.1
-    perturbation: float = 0.2
+    fst_shift: float = 0.1
+    sau_perturbation: float = 0.2
+    anp_perturbation: float = 0.4
+    anp_trade_off: float = 0.2
+    clp_deviations: float = 3.0
 
     def __post_init__(self) -> None:
         check_drop(self.drop)
         check_order(self.order)
         if not 0.0 < self.held_out < 1.0:
             raise SettingsError("held_out", self.held_out, "give a share between 0 and 1")
+        for name in ("fst_shift", "sau_perturbation", "anp_perturbation", "clp_deviations"):
+            if not 0.0 <= getattr(self, name) < math.inf:
+                raise SettingsError(name, getattr(self, name), "give a number from 0 up")
+        if not 0.0 <= self.anp_trade_off <= 1.0:
+            raise SettingsError("anp_trade_off", self.anp_trade_off, "give a share from 0 to 1")
 
 
 def check_drop(drop: float) -> None:

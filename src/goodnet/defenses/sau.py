@@ -50,7 +50,7 @@ def sau(
         require_clean(tuning),
         settings.training,
         generator=generator,
-        loss=_unlearning(old, tuning.specification, settings.perturbation),
+        loss=_unlearning(old, tuning.specification, settings.sau_perturbation),
         held_out=require_clean(held_out),
         progress=progress,
         what="shared adversarial unlearning",
