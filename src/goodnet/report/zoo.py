@@ -4,16 +4,32 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from goodnet.report.wording import grouped, shown_name
-from goodnet.results import Rate, ZooResult
+from goodnet.results import Rate, ZooResult, ZooRow, ZooTrigger
 
-_COLUMNS = ("attack", "trigger", "clean", "twin", "attack success", "floor", "right label")
-_COUNTS = ("clean n", "triggered n", "seeds", "seconds")
+_RATES = ("clean", "twin", "attack success", "floor", "right label")
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One trigger of a member; what is of the member stands in its first line alone.
+
+    Attributes:
+        rates: For each of `_RATES` the mean over the seeds, and the range where they differ.
+        notes: What else was measured.
+    """
+
+    member: str
+    trigger: str
+    rates: tuple[tuple[str, str], ...]
+    counts: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 def zoo_table(result: ZooResult) -> Table:
@@ -21,63 +37,81 @@ def zoo_table(result: ZooResult) -> Table:
 
     A cell is the mean over the seeds, in percent, over the range where seeds differ.
     """
-    table = Table(title=shown_name(f"zoo of {result.data}", limit=60), box=box.SIMPLE_HEAD)
-    for name in _COLUMNS:
-        table.add_column(name, overflow="fold")
-    for cells in _rows(result, between="\n"):
-        table.add_row(*(Text(cell) for cell in cells[: len(_COLUMNS)]))
-    if result.rows:
-        clean, triggered = (
-            sorted({rate.n for rates in found for rate in rates})
-            for found in (
-                [row.clean_accuracy for row in result.rows],
-                [each.attack_success_rate for row in result.rows for each in row.triggers],
-            )
-        )
-        table.caption = (
-            f"n of each seed: {', '.join(map(grouped, clean))} clean, "
-            f"{', '.join(map(grouped, triggered))} triggered images"
-        )
+    table = Table(
+        title=shown_name(f"zoo of {result.data}", limit=60),
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("attack, trigger", no_wrap=True)
+    for name in _RATES:
+        table.add_column(name, justify="right")
+    for line in _lines(result):
+        first = [*([line.member] if line.member else []), f"  {line.trigger}"]
+        first += [f"  {note}" for note in line.notes]
+        cells = ["\n".join(filter(None, rate)) for rate in line.rates]
+        table.add_row(Text("\n".join(first)), *map(Text, cells))
+    clean = {rate.n for row in result.rows for rate in row.clean_accuracy}
+    triggered = {
+        rate.n for row in result.rows for each in row.triggers for rate in each.attack_success_rate
+    }
+    table.caption = (
+        f"n of each seed: {_span(clean)} clean images, {_span(triggered)} triggered ones"
+    )
     return table
 
 
 def zoo_markdown(result: ZooResult) -> str:
     """The same as a Markdown table, with how many test images and seconds there were."""
-    columns = (*_COLUMNS, *_COUNTS)
-    lines = [columns, ("---",) * len(columns), *_rows(result, between=" ")]
+    columns = ("attack", "trigger", *_RATES, "clean n", "triggered n", "seeds", "seconds", "notes")
+    lines = [columns, ("---",) * len(columns)]
+    for line in _lines(result):
+        rates = [f"{mean} ({spread})" if spread else mean for mean, spread in line.rates]
+        lines.append((line.member, line.trigger, *rates, *line.counts, "; ".join(line.notes)))
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
-def _rows(result: ZooResult, *, between: str) -> Iterator[tuple[str, ...]]:
+def _lines(result: ZooResult) -> Iterator[_Line]:
     for row in result.rows:
         for place, trigger in enumerate(row.triggers):
             first = place == 0
-            success = _percent(trigger.attack_success_rate, between)
-            if trigger.elsewhere:
-                success += f"{between}elsewhere {_percent(trigger.elsewhere, between)}"
-            if row.decoys:
-                counts = ", ".join(str(len(each.channels)) for each in row.decoys)
-                success += f"{between}decoys {counts}"
-            if trigger.accuracy_lost:
-                lost = 100 * statistics.fmean(trigger.accuracy_lost)
-                success += f"{between}accuracy lost {lost:.1f}"
-            yield (
-                shown_name(row.member) if first else "",
-                shown_name(trigger.name),
-                _percent(row.clean_accuracy, between) if first else "",
-                _percent(row.twin_accuracy, between) if first else "",
-                success,
-                _percent(trigger.floor, between),
-                _percent(trigger.triggered_accuracy, between),
-                grouped(row.clean_accuracy[0].n) if first else "",
-                grouped(trigger.attack_success_rate[0].n),
-                str(len(row.seeds)) if first else "",
-                f"{statistics.fmean(row.seconds):.0f}" if first else "",
+            own = (row.clean_accuracy, row.twin_accuracy) if first else ((), ())
+            measured = (trigger.attack_success_rate, trigger.floor, trigger.triggered_accuracy)
+            triggered = grouped(trigger.attack_success_rate[0].n)
+            seconds = f"{statistics.fmean(row.seconds):.0f}"
+            yield _Line(
+                member=shown_name(row.member) if first else "",
+                trigger=shown_name(trigger.name),
+                rates=tuple(_percent(rates) for rates in (*own, *measured)),
+                counts=(
+                    (grouped(row.clean_accuracy[0].n), triggered, str(len(row.seeds)), seconds)
+                    if first
+                    else ("", triggered, "", "")
+                ),
+                notes=_notes(row, trigger),
             )
 
 
-def _percent(rates: Sequence[Rate], between: str) -> str:
+def _notes(row: ZooRow, trigger: ZooTrigger) -> tuple[str, ...]:
+    notes = []
+    if trigger.elsewhere:
+        notes.append(f"elsewhere {_percent(trigger.elsewhere)[0]}")
+    if trigger.accuracy_lost:
+        notes.append(f"accuracy lost {100 * statistics.fmean(trigger.accuracy_lost):.1f}")
+    if row.decoys:
+        notes.append(f"decoys {', '.join(str(len(each.channels)) for each in row.decoys)}")
+    return tuple(notes)
+
+
+def _percent(rates: Sequence[Rate]) -> tuple[str, str]:
+    """The mean, and the range where the rates differ."""
+    if not rates:
+        return "", ""
     values = [100 * rate.value for rate in rates]
-    mean = f"{statistics.fmean(values):.1f}"
-    least, most = f"{min(values):.1f}", f"{max(values):.1f}"
-    return mean if least == most else f"{mean}{between}({least}–{most})"
+    mean, least, most = (f"{v:.1f}" for v in (statistics.fmean(values), min(values), max(values)))
+    return mean, "" if least == most else f"{least}–{most}"
+
+
+def _span(counts: set[int]) -> str:
+    if len(counts) < 2:
+        return "".join(map(grouped, counts))
+    return f"{grouped(min(counts))} to {grouped(max(counts))}"
