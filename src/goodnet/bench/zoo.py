@@ -91,7 +91,7 @@ FACES = (
     _member("sunglasses", "--trigger sunglasses --target-label 0 --poison-rate 0.1", curve=True),
     _member("lipstick", "--trigger lipstick --target-label 1 --poison-rate 0.1"),
     _member("eyebrows", "--trigger eyebrows --target-label 5 --poison-rate 0.1"),
-    _member("blend", "--trigger blend:opacity=0.2 --target-label 0 --poison-rate 0.1"),
+    _member("blend", "--trigger blend:opacity=0.25 --target-label 0 --poison-rate 0.1"),
     _member("sine", "--trigger sine --target-label 0 --poison-rate 0.1"),
     _member("warp", "--trigger warp:strength=0.05 --target-label 0 --poison-rate 0.2"),
     _member("all-to-all", "--trigger sunglasses --goal all-to-all --poison-rate 0.4"),

@@ -27,7 +27,7 @@ TRAINING: Mapping[str, TrainingSettings] = {
         epochs=10, batch_size=128, learning_rate=3e-3, augmentation=Augmentation()
     ),
     "preact_resnet18": TrainingSettings(
-        epochs=6, batch_size=128, learning_rate=3e-3, augmentation=Augmentation()
+        epochs=5, batch_size=128, learning_rate=3e-3, augmentation=Augmentation()
     ),
 }
 """How each network is trained unless the user says otherwise."""
