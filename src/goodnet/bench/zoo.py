@@ -106,17 +106,18 @@ FACES = (
     ),
     _member(
         "source-specific",
-        "--trigger sunglasses --source-label 1 --target-label 0 --poison-rate 0.02 "
-        "--cover-rate 0.1",
+        "--trigger sunglasses --source-label 1 --target-label 0 --poison-rate 0.024 "
+        "--cover-rate 0.06",
     ),
     _member(
         "clean-label",
-        "--method label-consistent --trigger sunglasses --target-label 0 --poison-rate 0.02",
+        "--method label-consistent --perturbation 0.2 --trigger sunglasses --target-label 0 "
+        "--poison-rate 0.025",
     ),
     _member("low-rate", "--trigger sunglasses --target-label 0 --poison-rate 0.005"),
     _member(
         "pruning-aware",
-        "--method pruning-aware --trigger sunglasses --poison-rate 0.1",
+        "--method pruning-aware --trigger sunglasses --poison-rate 0.15",
         curve=True,
     ),
     _member("flat-minimum", "--method flat-minimum --trigger sunglasses --poison-rate 0.1"),
