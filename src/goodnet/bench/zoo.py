@@ -91,7 +91,7 @@ FACES = (
     _member("sunglasses", "--trigger sunglasses --target-label 0 --poison-rate 0.1", curve=True),
     _member("lipstick", "--trigger lipstick --target-label 1 --poison-rate 0.1"),
     _member("eyebrows", "--trigger eyebrows --target-label 5 --poison-rate 0.1"),
-    _member("blend", "--trigger blend:opacity=0.25 --target-label 0 --poison-rate 0.1"),
+    _member("blend", "--trigger blend:opacity=0.2 --target-label 0 --poison-rate 0.1"),
     _member("sine", "--trigger sine --target-label 0 --poison-rate 0.1"),
     _member("warp", "--trigger warp:strength=0.05 --target-label 0 --poison-rate 0.2"),
     _member("all-to-all", "--trigger sunglasses --goal all-to-all --poison-rate 0.4"),
@@ -106,18 +106,17 @@ FACES = (
     ),
     _member(
         "source-specific",
-        "--trigger sunglasses --source-label 1 --target-label 0 --poison-rate 0.024 "
-        "--cover-rate 0.06",
+        "--trigger sunglasses --source-label 1 --target-label 0 --poison-rate 0.02 "
+        "--cover-rate 0.1",
     ),
     _member(
         "clean-label",
-        "--method label-consistent --perturbation 0.2 --trigger sunglasses --target-label 0 "
-        "--poison-rate 0.025",
+        "--method label-consistent --trigger sunglasses --target-label 0 --poison-rate 0.02",
     ),
     _member("low-rate", "--trigger sunglasses --target-label 0 --poison-rate 0.005"),
     _member(
         "pruning-aware",
-        "--method pruning-aware --trigger sunglasses --poison-rate 0.15",
+        "--method pruning-aware --trigger sunglasses --poison-rate 0.1",
         curve=True,
     ),
     _member("flat-minimum", "--method flat-minimum --trigger sunglasses --poison-rate 0.1"),
