@@ -42,7 +42,7 @@ def test_a_zoo_of_one_attack(goodnet: Callable[..., Any], desk: Path, tmp_path: 
     assert [row["member"] for row in result["rows"]] == ["clean", "patch"]
     assert "1/2 clean, seed 0: made" in answer.err
     files = sorted(path.name for path in (tmp_path / "zoo").iterdir())
-    assert files == ["small_cnn", "small_cnn.json", "small_cnn.md"]
+    assert files == ["small_cnn-2", "small_cnn-2.json", "small_cnn-2.md"]
     again = goodnet(*arguments, "--only", "patch")
     assert "2/2 patch, seed 0: there" in again.err
     assert "success" in again.out

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,8 @@ from goodnet.runs import file_hash, read_run
 
 CLEAN = "clean"
 _SETTINGS = "zoo.json"
+_PATIENCE = 20.0
+"""Seconds a process is given to end by itself."""
 Told = Callable[["Task", str], None]
 """Told of a task and what became of it: made, there, or what went wrong."""
 
@@ -271,8 +273,10 @@ def make_zoo(tasks: Sequence[Task], *, data: Path, jobs: int, told: Told) -> lis
             failed.append(task)
             wave.remove(task)
         with ThreadPoolExecutor(max_workers=jobs) as pool:
-            futures = {pool.submit(_make, task, hashes, jobs, running): task for task in wave}
+            futures: dict[Future[str], Task] = {}
             try:
+                for task in wave:
+                    futures[pool.submit(_make, task, hashes, jobs, running)] = task
                 for finished in as_completed(futures):
                     problem = finished.result()
                     told(futures[finished], problem)
@@ -281,8 +285,7 @@ def make_zoo(tasks: Sequence[Task], *, data: Path, jobs: int, told: Told) -> lis
             except BaseException:
                 for future in futures:
                     future.cancel()
-                for process in list(running):
-                    process.send_signal(signal.SIGINT)
+                _end(running)
                 raise
     return failed
 
@@ -311,6 +314,18 @@ def _make(
         return lines[-1] if lines else f"exit code {process.returncode}"
     write_text(task.folder / _SETTINGS, json.dumps(task.settings, indent=2) + "\n")
     return "made"
+
+
+def _end(running: set[subprocess.Popen[str]]) -> None:
+    """Ends the processes: asked first, so that they tidy up; then made to."""
+    for process in (processes := list(running)):
+        process.send_signal(signal.SIGINT)
+    for process in processes:
+        try:
+            process.wait(timeout=_PATIENCE)
+        except subprocess.TimeoutExpired:
+            # One that was still starting may have lost the signal.
+            process.kill()
 
 
 def cores() -> int:
