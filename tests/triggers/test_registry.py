@@ -107,7 +107,7 @@ def test_a_picture_is_a_trigger(tmp_path: Path) -> None:
         ("patch:cells=", "cells is ''; give a whole number"),
         ("patch:name=warp", "setting of trigger 'patch' is 'name'; choose from: size, place"),
         ("patch:cells=2:cells=3", "setting of trigger 'patch' is 'cells'; give it once"),
-        ("image", "pixels of trigger 'image' is None; it has to be given"),
+        ("image", r"trigger is 'image'; give the picture itself, e.g. logo.png"),
         ("gone.json", "gone.json: cannot be read"),
         ("gone.png", "gone.png: no such file"),
     ],
