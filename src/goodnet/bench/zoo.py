@@ -172,8 +172,8 @@ class Task:
         """The whole command line behind `goodnet`."""
         return ("attack", *self.places, *self.settings)
 
-    def done(self, data: Mapping[str, str]) -> bool:
-        """Whether it is there, whole, made with these settings of these very inputs.
+    def result(self, data: Mapping[str, str]) -> AttackResult | None:
+        """What was measured, if it is there, whole, made with these settings and inputs.
 
         Args:
             data: SHA-256 of each set of the data, by role.
@@ -187,13 +187,13 @@ class Task:
             inputs = {role: entry["sha256"] for role, entry in manifest["inputs"].items()}
             outputs = all((self.folder / name).is_file() for name in manifest["outputs"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError, DataError):
-            return False
-        return bool(
-            made == list(self.settings)
-            and inputs == wanted
-            and outputs
-            and isinstance(result, AttackResult)
-        )
+            return None
+        same = made == list(self.settings) and inputs == wanted and outputs
+        return result if same and isinstance(result, AttackResult) else None
+
+    def done(self, data: Mapping[str, str]) -> bool:
+        """Whether it is there, so that it need not be made."""
+        return self.result(data) is not None
 
 
 def zoo_tasks(
@@ -340,9 +340,7 @@ def read_zoo(tasks: Sequence[Task], *, data: Path) -> tuple[ZooRow, ...]:
     hashes = data_hashes(data)
     groups: dict[str, list[tuple[Task, AttackResult]]] = {}
     for task in tasks:
-        if task.done(hashes):
-            result = read_run(task.folder)[1]
-            assert isinstance(result, AttackResult)
+        if (result := task.result(hashes)) is not None:
             groups.setdefault(task.member.name, []).append((task, result))
     return tuple(_row(name, group) for name, group in groups.items())
 

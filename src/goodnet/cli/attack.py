@@ -20,6 +20,7 @@ from goodnet.cases import Case, folder_case, rendered_faces_case, set_path
 from goodnet.cli.exit_codes import DONE
 from goodnet.cli.options import (
     add_common,
+    add_numbers,
     console_of,
     device_named,
     out_of,
@@ -46,6 +47,13 @@ FACES: Final = "faces"
 SETS: Final = ("train", "valid", "test")
 POISON_RATE: Final = 0.05
 TARGET_LABEL: Final = 0
+OWN_SETTINGS: Final = {
+    "budget": ("X", "pruning-aware: points of clean accuracy for decoys"),
+    "sharpness": ("R", "flat-minimum: radius"),
+    "matching": ("W", "activation-matching: weight of the gap"),
+    "perturbation": ("E", "label-consistent: largest change of a pixel, in [0, 1]"),
+}
+"""Settings of one method each, by their name in `AttackSettings`."""
 _TRAIN_IT: Final = "train it"
 _FILE_NAME = re.compile(r"\w[\w.-]{0,59}")
 
@@ -128,7 +136,6 @@ def _add_poisoning(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_method(parser: argparse.ArgumentParser) -> None:
-    defaults = AttackSettings()
     group = parser.add_argument_group("method")
     group.add_argument(
         "--method",
@@ -137,34 +144,7 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
         help="what the attacker knows of defenses; default: %(default)s",
     )
     group.add_argument("--layer", metavar="L", help="layer the attacker works on; default: found")
-    group.add_argument(
-        "--budget",
-        type=float,
-        default=defaults.budget,
-        metavar="X",
-        help="pruning-aware: points of clean accuracy for decoys; default: %(default)g",
-    )
-    group.add_argument(
-        "--sharpness",
-        type=float,
-        default=defaults.sharpness,
-        metavar="R",
-        help="flat-minimum: radius; default: %(default)g",
-    )
-    group.add_argument(
-        "--matching",
-        type=float,
-        default=defaults.matching,
-        metavar="W",
-        help="activation-matching: weight of the gap; default: %(default)g",
-    )
-    group.add_argument(
-        "--perturbation",
-        type=float,
-        default=defaults.perturbation,
-        metavar="E",
-        help="label-consistent: largest change of a pixel, in [0, 1]; default: %(default)g",
-    )
+    add_numbers(group, AttackSettings(), OWN_SETTINGS)
 
 
 def _add_training(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -84,6 +84,26 @@ def add_sets(parser: argparse.ArgumentParser, *, test_required: bool = False) ->
         help="triggered images, to measure attack success on (repair: beside --test); no decision "
         "reads them",
     )
+
+
+def add_numbers(
+    group: argparse._ArgumentGroup, settings: object, described: Mapping[str, tuple[str, str]]
+) -> None:
+    """An option for each named field of `settings`, whose value there is the default.
+
+    Args:
+        group: Where they are added.
+        settings: A settings dataclass of the library.
+        described: By field, the placeholder and what the number is.
+    """
+    for name, (placeholder, what) in described.items():
+        group.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=float,
+            default=getattr(settings, name),
+            metavar=placeholder,
+            help=f"{what}; default: %(default)g",
+        )
 
 
 def range_of(text: str | None, field: str) -> tuple[float, float] | None:

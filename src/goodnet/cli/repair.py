@@ -17,6 +17,7 @@ from goodnet.cli.options import (
     Bench,
     add_common,
     add_input,
+    add_numbers,
     add_sets,
     check_repairable,
     console_of,
@@ -96,14 +97,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="shift, turn, scale and light the images while tuning; default: the method's",
     )
-    for name, (letter, what) in OWN_SETTINGS.items():
-        group.add_argument(
-            f"--{name.replace('_', '-')}",
-            type=float,
-            default=getattr(defense, name),
-            metavar=letter,
-            help=f"{what}; default: %(default)g",
-        )
+    add_numbers(group, defense, OWN_SETTINGS)
     group.add_argument(
         "--false-alarms",
         type=float,
