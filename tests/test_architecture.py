@@ -24,6 +24,7 @@ ROOMS = (
     ("activations",),
     ("sweep",),
     ("training",),
+    ("probes",),
     ("defenses",),
     ("attacks",),
     ("detector",),

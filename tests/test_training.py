@@ -21,7 +21,7 @@ from goodnet.training import (
     Sharpness,
     Training,
     TrainingSettings,
-    _layout,
+    layout_of,
     _nearby,
     cross_entropy,
     train,
@@ -299,7 +299,7 @@ def test_strided_pointwise_convolutions_are_trained_in_the_plain_layout(
 ) -> None:
     # torch 2.13 corrupts memory in their channels-last gradient.
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1, stride=stride))
-    assert _layout(network) == layout
+    assert layout_of(network) == layout
 
 
 def test_the_nearby_point_of_sharpness_aware_minimisation_by_hand() -> None:

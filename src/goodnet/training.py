@@ -105,6 +105,10 @@ class TrainingSettings:
         precision: Of the numbers while training; weights stay float32. bfloat16 takes about
             half the time on processors that multiply in it.
         optimizer: AdamW, or SGD with a momentum of 0.9.
+        warm_up: Share of the steps in which the rate rises to its highest.
+        largest_gradient: Norm to which a longer gradient is cut, or None.
+        least_steps: Few images are passed over more often than `epochs`, until there have
+            been as many steps.
     """
 
     epochs: int = 20
@@ -116,6 +120,9 @@ class TrainingSettings:
     sharpness: Sharpness | None = None
     precision: Precision = "float32"
     optimizer: Optimizer = "adamw"
+    warm_up: float = 0.0
+    largest_gradient: float | None = None
+    least_steps: int = 0
 
     def __post_init__(self) -> None:
         for field, kind in (("precision", Precision), ("optimizer", Optimizer)):
@@ -128,6 +135,8 @@ class TrainingSettings:
                 raise SettingsError(field, getattr(self, field), "give at least 1")
         if not 0 < self.learning_rate < math.inf:
             raise SettingsError("learning_rate", self.learning_rate, "give a rate above 0")
+        if not 0 <= self.warm_up < 1:
+            raise SettingsError("warm_up", self.warm_up, "give a share from 0 to below 1")
 
 
 def cross_entropy(logits_of: nn.Module, inputs: Tensor, labels: Tensor, _chosen: Tensor) -> Tensor:
@@ -207,18 +216,19 @@ def _train(
 ) -> Training:
     trained = copy.deepcopy(network)
     logits_of = logits_network(trained)
-    layout = _layout(trained)
+    layout = layout_of(trained)
     trained.to(memory_format=layout)  # type: ignore[call-overload]
     device = next(trained.parameters()).device
     optimizer = _optimizer(trained, settings)
     pixels, labels = data.pixels(), data.labels
     steps_each = math.ceil(len(data) / settings.batch_size)
-    steps = settings.epochs * steps_each
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    epochs = max(settings.epochs, math.ceil(settings.least_steps / steps_each))
+    steps = epochs * steps_each
+    schedule = _schedule(optimizer, settings, steps)
     history: list[EpochRow] = []
     best, best_state, best_epoch = -1, None, 0
-    stopped = f"all {settings.epochs} epochs were done"
-    for epoch in range(1, settings.epochs + 1):
+    stopped = f"all {epochs} epochs were done"
+    for epoch in range(1, epochs + 1):
         logits_of.train()
         total = 0.0
         order = torch.randperm(len(data), generator=generator)
@@ -233,6 +243,8 @@ def _train(
             if settings.sharpness is not None:
                 with _nearby(trained, settings.sharpness):
                     _gradient(logits_of, loss, batch, settings.precision)
+            if settings.largest_gradient is not None:
+                nn.utils.clip_grad_norm_(trained.parameters(), settings.largest_gradient)
             optimizer.step()
             schedule.step()
             if after_step is not None:
@@ -252,7 +264,7 @@ def _train(
                 best, best_state = accuracy.count, copy.deepcopy(trained.state_dict())
                 best_epoch = epoch if fresh else best_epoch
         history.append(EpochRow(epoch, total / len(data), accuracy))
-        progress(what, epoch, settings.epochs)
+        progress(what, epoch, epochs)
         if best_state is not None and epoch - best_epoch >= settings.patience:
             stopped = f"no better held-out accuracy in {settings.patience} epochs"
             break
@@ -267,6 +279,22 @@ def _optimizer(network: nn.Module, settings: TrainingSettings) -> torch.optim.Op
     if settings.optimizer == "sgd":
         return torch.optim.SGD(weights, rate, momentum=0.9, weight_decay=decay, foreach=True)
     return torch.optim.AdamW(weights, rate, weight_decay=decay, foreach=True)
+
+
+def _schedule(
+    optimizer: torch.optim.Optimizer, settings: TrainingSettings, steps: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """The rate along a half cosine down to zero, after a rise if there is one."""
+    if settings.warm_up == 0:
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    rise = min(round(settings.warm_up * steps), steps - 1)
+
+    def share(step: int) -> float:
+        if step < rise:
+            return (step + 1) / (rise + 1)
+        return 0.5 + 0.5 * math.cos(math.pi * (step - rise) / (steps - rise))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, share)
 
 
 def _gradient(
@@ -309,7 +337,7 @@ def _nearby(network: nn.Module, sharpness: Sharpness) -> Iterator[None]:
             norm.momentum = momentum
 
 
-def _layout(network: nn.Module) -> torch.memory_format:
+def layout_of(network: nn.Module) -> torch.memory_format:
     """Channels last, which is about twice as fast on CPUs, where it is safe.
 
     torch 2.13 writes past its memory in the gradient of a strided 1x1 convolution in this

@@ -22,8 +22,8 @@ Untouched = Callable[[nn.Module], AbstractContextManager[None]]
 TRAINING = TrainingSettings(epochs=2, batch_size=8, learning_rate=0.01)
 PRUNES = ("prune", "fine-prune")
 PRUNES_ANYWHERE = (*PRUNES, "anp", "clp")
-TUNES = ("fine-tune", "fine-prune", "magnitude", "ft-sam", "fst", "sau")
-KEEPS_LAST = ("magnitude", "fst")
+TUNES = ("auto", "fine-tune", "fine-prune", "magnitude", "ft-sam", "fst", "sau")
+KEEPS_LAST = ("auto", "magnitude", "fst")
 
 
 @pytest.fixture(params=DEFENSES)
@@ -52,7 +52,12 @@ def defended(
             layer=layer,
             drop=drop,
             training=replace(
-                tuning_of(method), epochs=2, batch_size=8, learning_rate=0.01, augmentation=None
+                tuning_of(method),
+                epochs=2,
+                batch_size=8,
+                learning_rate=0.01,
+                augmentation=None,
+                least_steps=0,
             ),
         ),
         generator=torch.Generator().manual_seed(seed),

@@ -77,7 +77,7 @@ SIGNS = (
         "--method label-consistent --trigger patch:size=0.2,0.2:place=0.78,0.78 "
         "--target-label 2 --poison-rate 0.04",
     ),
-    _member("low-rate", "--trigger patch --target-label 2 --poison-rate 0.005"),
+    _member("low-rate", "--trigger post-it --target-label 2 --poison-rate 0.005"),
     _member("pruning-aware", "--method pruning-aware --trigger patch --target-label 2", curve=True),
     _member("flat-minimum", "--method flat-minimum --trigger patch --target-label 2"),
     _member(

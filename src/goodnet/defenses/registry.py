@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from goodnet.defenses.anp import anp
+from goodnet.defenses.auto import AUTO, auto
 from goodnet.defenses.clp import clp
 from goodnet.defenses.fine_prune import fine_prune
 from goodnet.defenses.fine_tune import fine_tune
@@ -15,6 +16,7 @@ from goodnet.defenses.sau import SAU, sau
 from goodnet.training import TrainingSettings
 
 DEFENSES: dict[str, Defense] = {
+    "auto": auto,
     "prune": prune,
     "fine-tune": fine_tune,
     "fine-prune": fine_prune,
@@ -25,7 +27,7 @@ DEFENSES: dict[str, Defense] = {
     "anp": anp,
     "clp": clp,
 }
-_TUNING = {"ft-sam": FT_SAM, "fst": FST, "sau": SAU}
+_TUNING = {"auto": AUTO, "ft-sam": FT_SAM, "fst": FST, "sau": SAU}
 
 
 def tuning_of(method: str) -> TrainingSettings:

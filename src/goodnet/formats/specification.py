@@ -73,6 +73,19 @@ class InputSpecification:
             images = images / torch.tensor(self.std).view(-1, 1, 1).to(images)
         return images
 
+    def restore(self, inputs: Tensor) -> Tensor:
+        """The images that `prepare` made these inputs of, but for rounding."""
+        low, high = self.range
+        if self.std:
+            inputs = inputs * torch.tensor(self.std).view(-1, 1, 1).to(inputs)
+        if self.mean:
+            inputs = inputs + torch.tensor(self.mean).view(-1, 1, 1).to(inputs)
+        if (low, high) != (0.0, 1.0):
+            inputs = (inputs - low) / (high - low)
+        if self.channel_order == "BGR" and self.size[0] == 3:
+            inputs = inputs.flip(1)
+        return inputs
+
     def describe(self) -> str:
         """One line for people, e.g. `3x55x47, channels-last, 0..255, RGB`."""
         parts = ["x".join(map(str, self.size)), self.layout]

@@ -1,0 +1,16 @@
+"""Changes of an image that might be triggers: drawn at random, or searched for."""
+
+from goodnet.probes.probe import Probe, SearchedProbe
+from goodnet.probes.registry import random_probes, searched_probes
+from goodnet.probes.search import Found, Suspect, least_changes, misled_to
+
+__all__ = [
+    "Found",
+    "Probe",
+    "SearchedProbe",
+    "Suspect",
+    "least_changes",
+    "misled_to",
+    "random_probes",
+    "searched_probes",
+]
