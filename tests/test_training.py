@@ -21,9 +21,9 @@ from goodnet.training import (
     Sharpness,
     Training,
     TrainingSettings,
-    layout_of,
     _nearby,
     cross_entropy,
+    layout_of,
     train,
 )
 
