@@ -25,6 +25,8 @@ ROOMS = (
     ("sweep",),
     ("training",),
     ("probes",),
+    ("risk",),
+    ("scan",),
     ("defenses",),
     ("attacks",),
     ("detector",),

@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
-from goodnet.data.roles import CleanData, PoisonedData
+from goodnet.data.roles import CleanData, PoisonedData, TestData
 from goodnet.detector import GoodNet, calibrated, shared_pair
 from goodnet.errors import SettingsError
-from goodnet.evaluate import labels_given
+from goodnet.evaluate import BUDGETS, goodnet_curve, labels_given, measured_curve
 from goodnet.networks.layers import Rescale
+from goodnet.results import GoodNetCurve, from_json, to_json
 from goodnet.surgery import prune_channels
 
 Untouched = Callable[[nn.Module], AbstractContextManager[None]]
@@ -146,6 +147,46 @@ def test_a_larger_budget_never_means_a_higher_threshold(
     assert thresholds == sorted(thresholds, reverse=True)
     assert thresholds[0] > thresholds[3]
     assert thresholds[-1] == 0.0
+
+
+def test_the_curve_is_what_calibrating_to_each_budget_flags(
+    quarrelling: tuple[GoodNet, CleanData],
+) -> None:
+    goodnet, data = quarrelling
+    other = TestData(data.images.select(torch.arange(10, 50)), data.specification)
+    triggered = PoisonedData(data.images.select(torch.arange(30)), data.specification, "odd")
+    curve = goodnet_curve(goodnet, data, budget=0.075)
+    assert curve.budget == 0.075
+    assert [row.budget for row in curve.rows] == sorted({*BUDGETS, 0.075})
+    assert all(row.flagged is None and row.test_false_alarm_rate is None for row in curve.rows)
+    measured = measured_curve(curve, goodnet, other, [triggered])
+    for row in measured.rows:
+        strict = calibrated(goodnet, data, false_alarms=row.budget)
+        assert row.threshold == float(strict.threshold)
+        assert row.false_alarm_rate.count == int((labels_given(strict, data) == N).sum())
+        # So many are flagged as the budget allows, and no more.
+        assert row.false_alarm_rate.count == int(50 * row.budget + 1e-9)
+        assert row.test_false_alarm_rate is not None
+        assert row.flagged is not None
+        assert row.test_false_alarm_rate.count == int((labels_given(strict, other) == N).sum())
+        assert row.flagged["odd"].count == int((labels_given(strict, triggered) == N).sum())
+    # Looser budgets flag no less of any set, and some flag more.
+    for rates in (
+        [row.false_alarm_rate.count for row in measured.rows],
+        [row.test_false_alarm_rate.count for row in measured.rows if row.test_false_alarm_rate],
+        [row.flagged["odd"].count for row in measured.rows if row.flagged],
+    ):
+        assert len(rates) == 22
+        assert rates == sorted(rates)
+        assert rates[0] < rates[-1]
+    assert from_json(GoodNetCurve, to_json(measured), "memory") == measured
+
+
+def test_the_plain_rule_has_a_curve_too(quarrelling: tuple[GoodNet, CleanData]) -> None:
+    goodnet, data = quarrelling
+    curve = goodnet_curve(goodnet, data, budget=None)
+    assert curve.budget is None
+    assert tuple(row.budget for row in curve.rows) == BUDGETS
 
 
 def test_calibration_leaves_the_goodnet_as_it_was(

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from importlib import import_module
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,8 @@ from goodnet.detector import GoodNet, calibrated
 from goodnet.errors import SettingsError
 from goodnet.evaluate import attack_success_rate, labels_given
 from goodnet.repair import repair
-from goodnet.results import RepairResult, from_json, to_json
+from goodnet.results import RepairResult, RiskResult, from_json, to_json
+from goodnet.risk import remaining_risk
 from goodnet.training import TrainingSettings
 
 Untouched = Callable[[nn.Module], AbstractContextManager[None]]
@@ -44,6 +46,8 @@ def test_the_record_is_what_was_done(
             method=method,
             settings=SETTINGS,
             generator=generator(),
+            false_alarms=None,
+            with_risk=False,
             progress=lambda what, _done, _total: told.append(what),
         )
     _, held_out = clean.split(0.4, generator=generator())
@@ -54,6 +58,7 @@ def test_the_record_is_what_was_done(
     flagged = labels_given(goodnet, held_out) == 3
     assert (result.false_alarm_rate.count, result.false_alarm_rate.n) == (int(flagged.sum()), 12)
     assert result.goodnet_threshold == 0.0
+    assert (result.risk, result.remaining_risk) == (None, None)
     assert result.channels_pruned == sum(len(each.channels) for each in repaired.pruned)
     layers = [each.layer for each in repaired.pruned]
     assert result.layer == (layers[0] if len(layers) == 1 else None)
@@ -69,16 +74,78 @@ def test_the_record_is_what_was_done(
 @pytest.mark.parametrize("method", DEFENSES)
 def test_the_record_survives_json(lamps: nn.Sequential, clean: CleanData, method: str) -> None:
     result = repair(
-        lamps, clean, classes=3, method=method, settings=SETTINGS, generator=generator()
+        lamps,
+        clean,
+        classes=3,
+        method=method,
+        settings=SETTINGS,
+        generator=generator(),
+        with_risk=method == "prune",
     )[2]
+    assert (result.risk is not None) == (method == "prune")
+    assert result.goodnet_curve is not None
     assert from_json(RepairResult, to_json(result), "memory") == result
+
+
+def test_the_remaining_risk_is_of_the_held_out_part(
+    lamps: nn.Sequential, clean: CleanData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = import_module("goodnet.repair")
+    asked: list[CleanData] = []
+
+    def watched(*networks: nn.Module, **how: Any) -> RiskResult:
+        asked.append(networks[2])  # type: ignore[arg-type]
+        assert networks[0] is lamps
+        return remaining_risk(*networks, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "remaining_risk", watched)
+    result = repair(
+        lamps, clean, classes=3, method="prune", settings=SETTINGS, generator=generator()
+    )[2]
+    _, held_out = clean.split(0.4, generator=generator())
+    assert [data.images.pixels.tolist() for data in asked] == [held_out.images.pixels.tolist()]
+    assert result.risk is not None
+    assert result.remaining_risk == result.risk.remaining_risk
+    assert result.remaining_risk.value < 0.1
+
+
+def test_the_budget_is_one_percent_unless_told_otherwise(
+    lamps: nn.Sequential, clean: CleanData
+) -> None:
+    # So much may be lost that the repaired network disagrees on clean images.
+    settings = DefenseSettings(layer="pool", drop=70.0, held_out=0.4)
+    result = repair(
+        lamps,
+        clean,
+        classes=3,
+        method="prune",
+        settings=settings,
+        generator=generator(),
+        with_risk=False,
+    )[2]
+    curve = result.goodnet_curve
+    assert curve is not None
+    assert curve.budget == 0.01
+    # 1 % of 12 images is less than one.
+    assert result.false_alarm_rate.count == 0
+    (chosen,) = [row for row in curve.rows if row.budget == curve.budget]
+    assert (chosen.threshold, chosen.false_alarm_rate) == (
+        result.goodnet_threshold,
+        result.false_alarm_rate,
+    )
 
 
 def test_pruning_takes_the_backdoor_out(
     lamps: nn.Sequential, clean: CleanData, poisoned: PoisonedData
 ) -> None:
     repaired, goodnet, result = repair(
-        lamps, clean, classes=3, method="prune", settings=SETTINGS, generator=generator()
+        lamps,
+        clean,
+        classes=3,
+        method="prune",
+        settings=SETTINGS,
+        generator=generator(),
+        with_risk=False,
     )
     assert repaired.pruned[0].channels[0] == 3
     assert result.valid_accuracy_after.value == 1.0
@@ -96,6 +163,7 @@ def test_same_seed_same_repair(lamps: nn.Sequential, clean: CleanData) -> None:
             method="fine-prune",
             settings=SETTINGS,
             generator=generator(seed),
+            with_risk=False,
         )[0].network.state_dict()
         for seed in (0, 0, 1)
     )
@@ -125,6 +193,7 @@ def test_the_goodnet_is_calibrated_on_the_held_out_part_on_request(
             settings=settings,
             generator=generator(),
             false_alarms=budget,
+            with_risk=False,
         )
         for budget in (None, 0.0)
     )

@@ -35,6 +35,7 @@ def main() -> int:
             method="magnitude",
             settings=DefenseSettings(),
             generator=torch.Generator().manual_seed(options.seed),
+            with_risk=False,
         )
         path = options.network.with_name(f"{options.network.stem}_rp.h5")
         write_model(model, repaired.network, path)

@@ -16,6 +16,7 @@ from goodnet.formats import InputSpecification, read_model, write_goodnet, write
 from goodnet.poison import Poisoning, poison, triggered_set
 from goodnet.readings import with_likely_reading
 from goodnet.repair import repair
+from goodnet.scan import Scanned, ScanSettings, scan
 from goodnet.surgery import prune_channels, remove_channels
 from goodnet.training import Augmentation, TrainingSettings
 from goodnet.triggers import (
@@ -63,6 +64,8 @@ __all__ = [
     "PostIt",
     "PruneSettings",
     "Recipe",
+    "ScanSettings",
+    "Scanned",
     "Sine",
     "Sunglasses",
     "TestData",
@@ -84,6 +87,7 @@ __all__ = [
     "remove_channels",
     "rendered_faces_case",
     "repair",
+    "scan",
     "trigger_named",
     "triggered_set",
     "with_likely_reading",

@@ -72,7 +72,6 @@ def _disagreement(suspicious: Tensor, trusted: Tensor) -> Tensor:
     return torch.where(said == label, torch.zeros_like(difference), difference.clamp(min=_LEAST))
 
 
-@torch.no_grad()
 def calibrated(goodnet: GoodNet, clean: Batches, *, false_alarms: float) -> GoodNet:
     """A GoodNet whose false alarms on held-out clean data are within a budget.
 
@@ -81,16 +80,35 @@ def calibrated(goodnet: GoodNet, clean: Batches, *, false_alarms: float) -> Good
         clean: Held-out clean inputs that neither network was tuned on.
         false_alarms: Largest share of them that may be called backdoored.
     """
+    result = copy.deepcopy(goodnet)
+    result.threshold.fill_(threshold_for(disagreements(goodnet, clean), false_alarms))
+    return result
+
+
+@torch.no_grad()
+def disagreements(goodnet: GoodNet, data: Batches) -> Tensor:
+    """How much B and B′ disagree on each input, float32 (n,); see `GoodNet`."""
+    device = device_of(goodnet)
+    values = [goodnet.disagreement(x.to(device)).cpu() for x, _ in data.batches(256)]
+    return torch.cat([torch.empty(0), *values])
+
+
+def allowed_by(false_alarms: float, images: int) -> int:
+    """How many of `images` clean images a budget lets be flagged; rounded down.
+
+    Raises:
+        SettingsError: The budget is no share.
+    """
     if not 0.0 <= false_alarms <= 1.0:
         raise SettingsError("false_alarms", false_alarms, "give a share between 0 and 1")
-    device = device_of(goodnet)
-    values = torch.cat([goodnet.disagreement(x.to(device)) for x, _ in clean.batches(256)])
-    allowed = int(false_alarms * len(values) + 1e-9)
+    return int(false_alarms * images + 1e-9)
+
+
+def threshold_for(values: Tensor, false_alarms: float) -> float:
+    """The smallest threshold at which no more than the budget of `values`, (n,), exceed it."""
+    allowed = allowed_by(false_alarms, len(values))
     # With `allowed` values above it, the next largest is the smallest threshold that will do.
-    threshold = float(values.sort(descending=True).values[min(allowed, len(values) - 1)])
-    result = copy.deepcopy(goodnet)
-    result.threshold.fill_(max(threshold, 0.0))
-    return result
+    return float(values.sort(descending=True).values[min(allowed, len(values) - 1)])
 
 
 class _Both(nn.Module):

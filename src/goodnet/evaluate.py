@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from goodnet.answers import device_of
 from goodnet.data.roles import Batches, PoisonedData, TestData
-from goodnet.detector import GoodNet
+from goodnet.detector import GoodNet, disagreements, threshold_for
 from goodnet.modes import evaluating
-from goodnet.results import NetworkRow, PoisonedRow, Rate
+from goodnet.results import FlaggedRow, GoodNetCurve, NetworkRow, PoisonedRow, Rate
+
+# 0 to 20 %.
+BUDGETS = tuple(percent / 100 for percent in range(21))
 
 
 @torch.no_grad()
@@ -102,6 +106,42 @@ def attack_success_rate(given: Tensor, data: PoisonedData, classes: int | None =
     if untargeted:
         return rate((given != true) & (given != classes))
     return rate((given == data.labels)[true != data.labels])
+
+
+def goodnet_curve(goodnet: GoodNet, held_out: Batches, *, budget: float | None) -> GoodNetCurve:
+    """What calibrating the GoodNet to each budget of false alarms would flag of held-out images.
+
+    Args:
+        goodnet: Its own threshold plays no part.
+        held_out: Clean inputs that neither network was tuned on.
+        budget: The one it was calibrated to, which is a row too; None for the plain rule.
+    """
+    values = disagreements(goodnet, held_out)
+    budgets = sorted({*BUDGETS, *(() if budget is None else (budget,))})
+    thresholds = [threshold_for(values, each) for each in budgets]
+    rows = [
+        FlaggedRow(each, threshold, rate(values > threshold))
+        for each, threshold in zip(budgets, thresholds, strict=True)
+    ]
+    return GoodNetCurve(budget=budget, rows=tuple(rows))
+
+
+def measured_curve(
+    curve: GoodNetCurve, goodnet: GoodNet, test: TestData, poisoned: Sequence[PoisonedData]
+) -> GoodNetCurve:
+    """The curve with what its thresholds flag of test and poisoned sets; they choose nothing."""
+    clean = disagreements(goodnet, test)
+    triggered = {data.name: disagreements(goodnet, data) for data in poisoned}
+    rows = [
+        replace(
+            row,
+            test_false_alarm_rate=rate(clean > row.threshold),
+            flagged={name: rate(values > row.threshold) for name, values in triggered.items()}
+            or None,
+        )
+        for row in curve.rows
+    ]
+    return replace(curve, rows=tuple(rows))
 
 
 def untargeted_success(clean_accuracy: Rate, triggered_accuracy: Rate) -> float:

@@ -9,14 +9,17 @@ from torch import nn
 
 from goodnet.answers import accuracy_of
 from goodnet.data.roles import CleanData, require_clean
-from goodnet.defenses import DEFENSES, DefenseSettings, Repaired, tuning_of
+from goodnet.defenses import DEFENSES, DefenseSettings, Repaired, own_settings
 from goodnet.detector import GoodNet, calibrated
 from goodnet.errors import SettingsError
-from goodnet.evaluate import labels_given, rate
+from goodnet.evaluate import goodnet_curve, labels_given, rate
 from goodnet.results import RepairResult
+from goodnet.risk import remaining_risk
 from goodnet.training import Progress, no_progress
 
 FEW_HELD_OUT = 50
+FALSE_ALARMS = 0.01
+"""Share of the held-out clean images that a GoodNet may flag, unless told otherwise."""
 
 
 def repair(
@@ -27,7 +30,8 @@ def repair(
     method: str,
     settings: DefenseSettings | None = None,
     generator: torch.Generator,
-    false_alarms: float | None = None,
+    false_alarms: float | None = FALSE_ALARMS,
+    with_risk: bool = True,
     progress: Progress = no_progress,
 ) -> tuple[Repaired, GoodNet, RepairResult]:
     """B′, the GoodNet of B and B′, and what was measured on held-out clean data.
@@ -39,7 +43,9 @@ def repair(
         method: A name in `DEFENSES`.
         settings: Of the defense; None takes the method's own.
         generator: Draws the split and the training order.
-        false_alarms: Budget to calibrate the GoodNet to; None leaves the plain rule.
+        false_alarms: Budget to calibrate the GoodNet to, on the held-out part; None leaves the
+            plain rule.
+        with_risk: Whether the remaining risk is estimated too; see `goodnet.risk`.
         progress: Told what is being done.
 
     Raises:
@@ -47,7 +53,7 @@ def repair(
     """
     if method not in DEFENSES:
         raise SettingsError("method", method, f"choose one of: {', '.join(DEFENSES)}")
-    settings = settings or DefenseSettings(training=tuning_of(method))
+    settings = settings or own_settings(method)
     start = time.perf_counter()
     tuning, held_out = require_clean(clean).split(settings.held_out, generator=generator)
     repaired = DEFENSES[method](
@@ -56,7 +62,20 @@ def repair(
     goodnet = GoodNet(network, repaired.network)
     if false_alarms is not None:
         goodnet = calibrated(goodnet, held_out, false_alarms=false_alarms)
+    seconds = time.perf_counter() - start
     before = accuracy_of(network, held_out)
+    risk = None
+    if with_risk:
+        # Drawn on from where the defense stopped, so that no change is one it was taught.
+        risk = remaining_risk(
+            network,
+            repaired.network,
+            held_out,
+            classes=classes,
+            generator=generator,
+            precision=settings.training.precision,
+            progress=progress,
+        )
     result = RepairResult(
         method=method,
         network="",
@@ -72,7 +91,10 @@ def repair(
         sparsity=repaired.sparsity,
         stopped=repaired.stopped,
         warnings=data_warnings(tuning, held_out),
-        seconds=time.perf_counter() - start,
+        remaining_risk=None if risk is None else risk.remaining_risk,
+        risk=risk,
+        goodnet_curve=goodnet_curve(goodnet, held_out, budget=false_alarms),
+        seconds=seconds,
     )
     return repaired, goodnet, result
 

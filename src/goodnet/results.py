@@ -18,6 +18,7 @@ from goodnet.errors import DataError
 
 Record = TypeVar("Record")
 ThresholdRule = Literal["at-least", "within"]
+PartName = Literal["development", "held out"]
 
 
 @dataclass(frozen=True)
@@ -181,6 +182,71 @@ class EvaluateResult:
 
 
 @dataclass(frozen=True)
+class RiskRow:
+    """What one made-up change, or one kind of them, does to held-out clean images.
+
+    Attributes:
+        kind: Of change.
+        source: Drawn at random; of a kind that no defense tunes on; searched for on B.
+        target: The label searched for; None for any wrong one.
+        extent: How large the smallest one found is, as a share.
+        misled: Images to which B gives a wrong answer (the target, where there is one).
+        remains: Images to which B' gives that very same wrong answer.
+    """
+
+    kind: str
+    source: Literal["random", "unseen", "searched"]
+    target: int | None = field(default=None, kw_only=True)
+    extent: float | None = field(default=None, kw_only=True)
+    misled: Rate = field(kw_only=True)
+    remains: Rate = field(kw_only=True)
+
+
+@dataclass(frozen=True)
+class RiskResult:
+    """An estimate, from held-out clean images alone, of the attack success a repair leaves.
+
+    Attributes:
+        remaining_risk: The largest share of images on which B' still follows a small trigger
+            reconstructed on B; n = 0 where none was found.
+    """
+
+    remaining_risk: Rate
+    rows: tuple[RiskRow, ...]
+
+
+@dataclass(frozen=True)
+class FlaggedRow:
+    """What the GoodNet flags at one threshold.
+
+    Attributes:
+        budget: Share of false alarms on the held-out images that the threshold allows.
+        threshold: The GoodNet's, as a difference of log-probabilities.
+        false_alarm_rate: Held-out clean images flagged.
+        test_false_alarm_rate: Clean test images flagged, where any were given.
+        flagged: By poisoned set, its images flagged; measured when all was decided.
+    """
+
+    budget: float
+    threshold: float
+    false_alarm_rate: Rate
+    test_false_alarm_rate: Rate | None = None
+    flagged: dict[str, Rate] | None = None
+
+
+@dataclass(frozen=True)
+class GoodNetCurve:
+    """False alarms against triggered inputs flagged, a row for each budget, rising.
+
+    Attributes:
+        budget: The one that the GoodNet was calibrated to; None for the plain rule.
+    """
+
+    budget: float | None = field(default=None, kw_only=True)
+    rows: tuple[FlaggedRow, ...]
+
+
+@dataclass(frozen=True)
 class RepairResult:
     """What a defense did, by clean data alone.
 
@@ -194,6 +260,9 @@ class RepairResult:
         layer: The layer whose channels were pruned, where it is one.
         sparsity: Of each layer, for magnitude pruning.
         warnings: Why the figures may say less than they seem to.
+        remaining_risk: An estimate of the attack success that is left; `risk` tells how.
+        goodnet_curve: What the GoodNet would flag at other budgets of false alarms.
+        seconds: Of the defense and the GoodNet, without the estimate of the risk.
         prune: The prune curve of the layer, where channels were pruned.
         evaluate: What test and poisoned sets show afterwards; no decision read them.
     """
@@ -214,6 +283,9 @@ class RepairResult:
     stopped: str
     seconds: float
     warnings: tuple[str, ...] = ()
+    remaining_risk: Rate | None = None
+    risk: RiskResult | None = None
+    goodnet_curve: GoodNetCurve | None = None
     prune: PruneResult | None = None
     evaluate: EvaluateResult | None = None
 
@@ -335,6 +407,248 @@ class ZooResult:
 
     data: str
     rows: tuple[ZooRow, ...]
+
+
+@dataclass(frozen=True)
+class CellTrigger:
+    """What a repair did to one trigger of a network; every rate is of the same triggered images.
+
+    Attributes:
+        before: Attack success on B.
+        after: Attack success on B'.
+        floor: Attack success on the clean twin, below which no repair can be asked to go.
+        goodnet: Attack success on G.
+        flagged: Share that G calls backdoored.
+        recovered_accuracy: Share that B' labels rightly.
+    """
+
+    name: str
+    goal: str
+    before: Rate
+    after: Rate
+    floor: Rate
+    goodnet: Rate
+    flagged: Rate
+    recovered_accuracy: Rate
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """One network of the zoo, repaired by one method, and what test images show afterwards.
+
+    Attributes:
+        network: Architecture, and width where it is not the usual one.
+        seed: Of the network; `repair_seed` is that of the repair.
+        precision: Of the numbers while tuning.
+        accuracy_before: Clean accuracy of B.
+        accuracy_after: Clean accuracy of B'.
+        false_alarm_rate: Share of the clean test images that G, calibrated by default to
+            held-out clean images, calls backdoored.
+        remaining_risk: The repair's own estimate of the attack success that is left, by clean
+            data alone; not made where it is None.
+        seconds: The repair with its estimate of the remaining risk, without reading and
+            measuring.
+    """
+
+    member: str
+    network: str
+    seed: int
+    method: str
+    repair_seed: int
+    precision: str
+    accuracy_before: Rate
+    accuracy_after: Rate
+    false_alarm_rate: Rate
+    triggers: tuple[CellTrigger, ...]
+    remaining_risk: Rate | None = field(default=None, kw_only=True)
+    stopped: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell's file: what is needed to make it again, and its result."""
+
+    manifest: dict[str, Any]
+    result: CellResult
+
+
+@dataclass(frozen=True)
+class MemberSummary:
+    """One method on one attack, over seeds.
+
+    Attributes:
+        cured: Networks cured, of those there are; of clean ones, left as good as they were.
+        near: The same by wider margins.
+        excess_mean: Mean over the seeds of attack success above its floor, of the trigger
+            that is worst.
+        excess_worst: The largest of them.
+        accuracy_lost_mean: Mean over the seeds of the clean accuracy lost; below 0 where it
+            was won.
+        accuracy_lost_worst: The largest of them.
+    """
+
+    method: str
+    member: str
+    seeds: tuple[int, ...]
+    cured: Rate
+    near: Rate
+    excess_mean: float
+    excess_worst: float
+    accuracy_lost_mean: float
+    accuracy_lost_worst: float
+
+
+@dataclass(frozen=True)
+class MethodSummary:
+    """One method over all networks of a part.
+
+    Attributes:
+        cured: Of the networks with a backdoor.
+        near: The same by wider margins.
+        clean_kept: Clean networks left as good as they were, by the margins of `cured`.
+        excess_worst: Largest attack success above its floor.
+        accuracy_lost_worst: Largest loss of clean accuracy.
+        seconds: Mean of a repair.
+    """
+
+    method: str
+    cells: int
+    cured: Rate
+    near: Rate
+    clean_kept: Rate
+    excess_worst: float
+    accuracy_lost_worst: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RiskCorrelation:
+    """Spearman's rank correlation of remaining risk with attack success on B'.
+
+    Attributes:
+        cells: Those that say a remaining risk.
+        value: From -1 to 1; None where all are of one rank.
+    """
+
+    cells: int
+    value: float | None
+
+
+@dataclass(frozen=True)
+class BenchPart:
+    """The cells that methods were developed on, or those that nobody looked at till then."""
+
+    name: PartName
+    methods: tuple[MethodSummary, ...]
+    members: tuple[MemberSummary, ...]
+    risk: RiskCorrelation
+    cells: tuple[CellResult, ...]
+
+
+@dataclass(frozen=True)
+class RepairBenchResult:
+    """What `goodnet bench repair` measured.
+
+    Attributes:
+        risk: Over the cells of all parts.
+    """
+
+    data: str
+    network: str
+    parts: tuple[BenchPart, ...]
+    risk: RiskCorrelation
+
+
+@dataclass(frozen=True)
+class ScanTarget:
+    """A label that a scan takes for a backdoor's target.
+
+    Attributes:
+        score: At least 1; how far beyond both limits the change is.
+        kind: Of change: `masks` (pixels painted over), `fields` (a pattern added) or `warps`.
+        extent: How large the change is, as a share.
+        misled: Share of clean images of other labels that it turns into this one.
+        trigger: Its picture's file.
+    """
+
+    label: int
+    score: float
+    kind: str
+    extent: float
+    misled: Rate
+    trigger: str | None = None
+
+
+@dataclass(frozen=True)
+class LabelScan:
+    """The smallest change found for one label, in each kind; None where none was found."""
+
+    label: int
+    score: float
+    kind: str
+    extents: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class UsualChange:
+    """How large the changes of one kind are that labels are compared by.
+
+    Attributes:
+        extent: Median over labels; None where no change was found for any.
+        deviation: Of the extents' logarithms, by the median distance from the median.
+        found: For how many of `labels` a change was found.
+        small: Below this a change may flag a label.
+    """
+
+    kind: str
+    extent: float | None
+    deviation: float
+    found: int
+    labels: int
+    small: float
+
+
+@dataclass(frozen=True)
+class AnyChange:
+    """The smallest change of one kind that makes answers wrong in any way.
+
+    Attributes:
+        score: From 1 up it is smaller than on clean networks.
+        misled: Share of clean images that get a wrong answer.
+        labels: How many different labels those answers are.
+    """
+
+    kind: str
+    extent: float | None
+    score: float
+    misled: Rate
+    labels: int
+
+
+@dataclass(frozen=True)
+class ScanResult:
+    """What `goodnet scan` found with clean images alone.
+
+    Attributes:
+        backdoored: Whether a target was found, or a change that makes answers wrong anyhow.
+        targets: Flagged labels, the highest score first.
+        labels: The labels that come next, flagged ones among them.
+        usual: What they are compared with, for each kind of change.
+        anyhow: How all-to-all and untargeted backdoors show.
+        labels_searched: Labels searched for at length.
+        images: Clean images given.
+    """
+
+    backdoored: bool
+    targets: tuple[ScanTarget, ...]
+    labels: tuple[LabelScan, ...]
+    usual: tuple[UsualChange, ...]
+    anyhow: tuple[AnyChange, ...]
+    classes: int
+    labels_searched: int
+    images: int
+    seconds: float
 
 
 @dataclass(frozen=True)

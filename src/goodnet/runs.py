@@ -22,6 +22,7 @@ from goodnet.results import (
     EvaluateResult,
     PruneResult,
     RepairResult,
+    ScanResult,
     curve_csv,
     from_json,
     to_json,
@@ -29,13 +30,14 @@ from goodnet.results import (
 
 MANIFEST = "manifest.json"
 RESULT = "result.json"
-Result = PruneResult | RepairResult | EvaluateResult | AttackResult
+Result = PruneResult | RepairResult | EvaluateResult | AttackResult | ScanResult
 _KINDS: dict[str, type[Result]] = {
     "attack": AttackResult,
     "prune": PruneResult,
     "repair": RepairResult,
     "evaluate": EvaluateResult,
     "demo": RepairResult,
+    "scan": ScanResult,
 }
 
 

@@ -108,9 +108,10 @@ def test_prune(suffix: str, remove: bool, goodnet: Command, desk: Path, tmp_path
 @pytest.mark.parametrize("method", METHODS)
 def test_repair(method: str, goodnet: Command, desk: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
+    risk = [] if method == "prune" else ["--no-risk"]
     answer = goodnet(
         "repair", desk / "net.h5", "--valid", desk / "valid.h5", "--method", method, "--epochs", 1,
-        "--json", "--out", out, "--false-alarms", 0.1,
+        "--json", "--out", out, "--false-alarms", 0.1, *risk,
     )  # fmt: skip
     assert answer.code == 0, answer.err
     result = answer.json()
@@ -121,6 +122,8 @@ def test_repair(method: str, goodnet: Command, desk: Path, tmp_path: Path) -> No
     assert result["method"] == method
     assert value(result["valid_accuracy_before"]) == 1.0
     assert value(result["false_alarm_rate"]) <= 0.1
+    assert (result["remaining_risk"] is not None) == (method == "prune")
+    assert {"goodnet_curve.png", "goodnet_curve.svg"} <= {file.name for file in out.iterdir()}
     assert (result["layer"] is not None) == (method in ("prune", "fine-prune"))
     assert len(result["epochs"]) == (0 if method == "prune" else 1)
     assert result["evaluate"] is None
@@ -149,9 +152,34 @@ def test_repair_measures_what_it_is_given(repaired: Path) -> None:
     assert value(networks["B′ fine-prune"]["poisoned"][0]["recovered_accuracy"]) == 1.0
     assert value(good["poisoned"][0]["flagged"]) == 1.0
     assert value(good["false_alarm_rate"]) == 0.0
+    # No slope leads to a corner that must be all white, so no search finds it.
+    assert result["remaining_risk"]["n"] == 0
+    curve = result["goodnet_curve"]
+    assert curve["budget"] == 0.01
+    assert {row["flagged"]["corner"]["n"] for row in curve["rows"]} == {
+        bad["poisoned"][0]["flagged"]["n"]
+    }
+    page = (repaired / "report.html").read_text()
+    assert "Remaining risk: not known." in page
+    assert "which is less than one: none of them may be flagged" in page.replace("\n", " ")
     assert (bad["kind"], good["kind"]) == ("network", "goodnet")
     manifest = json.loads((repaired / "manifest.json").read_text())
     assert manifest["split"]["held_out"] + manifest["split"]["tuned_on"] == 45
+
+
+@pytest.mark.parametrize(("given", "budget"), [((), 0.01), (("--false-alarms", "plain"), None)])
+def test_the_goodnet_has_a_budget_or_the_plain_rule(
+    given: tuple[str, ...], budget: float | None, goodnet: Command, desk: Path, tmp_path: Path
+) -> None:
+    answer = goodnet(
+        "repair", desk / "net.h5", "--valid", desk / "valid.h5", "--method", "prune", "--no-risk",
+        "--json", "--out", tmp_path / "run", *given,
+    )  # fmt: skip
+    assert answer.code == 0, answer.err
+    result = answer.json()
+    assert result["goodnet_curve"]["budget"] == budget
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert (manifest["settings"]["false_alarms"], manifest["settings"]["risk"]) == (budget, False)
 
 
 def test_evaluate_networks_and_goodnets(
@@ -243,7 +271,7 @@ def test_quiet_says_nothing_beside_the_result(goodnet: Command, desk: Path, tmp_
     for arguments in (
         ["inspect", desk / "net.h5", "-q", "--diagram", tmp_path / "net.svg"],
         ["prune", desk / "net.h5", *valid, *out],
-        ["repair", desk / "net.h5", *valid, "--epochs", 1, *out],
+        ["repair", desk / "net.h5", *valid, "--method", "fine-tune", "--epochs", 1, *out],
         ["evaluate", desk / "net.h5", *test, *out],
         ["predict", desk / "net.h5", *pictures(desk, "clean"), "-q"],
     ):
@@ -334,7 +362,7 @@ def test_the_version_is_told(goodnet: Command) -> None:
 
 
 def test_every_command_explains_itself(goodnet: Command) -> None:
-    for command in ("demo", "inspect", "prune", "repair", "evaluate", "predict", "report"):
+    for command in ("demo", "inspect", "scan", "prune", "repair", "evaluate", "predict", "report"):
         answer = goodnet(command, "--help")
         assert answer.code == 0
         assert "usage: goodnet" in answer.out

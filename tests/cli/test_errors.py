@@ -17,7 +17,7 @@ from goodnet.cli.program import one_line
 Command = Callable[..., Any]
 
 PRUNE = "prune {desk}/net.h5 --valid {desk}/valid.h5"
-REPAIR = "repair {desk}/net.h5 --valid {desk}/valid.h5 --epochs 1"
+REPAIR = "repair {desk}/net.h5 --valid {desk}/valid.h5 --method fine-prune --epochs 1"
 EVALUATE = "evaluate {desk}/net.h5 --test {desk}/test.h5"
 PREDICT = "predict {desk}/net.h5"
 ATTACK = "attack {desk}/case --architecture small_cnn --width 4 --epochs 1"

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from goodnet import read_model
 from goodnet.cli import main
+from goodnet.defenses import registry
+from goodnet.defenses.auto import AUTO
 
 README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
 
@@ -28,6 +31,8 @@ def folder(desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         shutil.copy(desk / source, tmp_path / name)
     shutil.copytree(desk / "case", tmp_path / "signs")
     monkeypatch.chdir(tmp_path)
+    # That it works does not take as long as that it helps.
+    monkeypatch.setitem(registry._TUNING, "auto", replace(AUTO, epochs=1, least_steps=0))
     return tmp_path
 
 
@@ -52,6 +57,7 @@ def test_it_shows_every_command_that_needs_files() -> None:
         "attack",
         "attack",
         "inspect",
+        "scan",
         "prune",
         "repair",
         "evaluate",
@@ -62,4 +68,6 @@ def test_it_shows_every_command_that_needs_files() -> None:
 @pytest.mark.usefixtures("folder")
 def test_its_commands_run_one_after_the_other() -> None:
     for command in commands():
-        assert main(shlex.split(command)[1:]) == 0, command
+        words = shlex.split(command)[1:]
+        # A scan that finds the backdoor says so by its exit code.
+        assert main(words) in ((0, 1) if words[0] == "scan" else (0,)), command

@@ -22,8 +22,19 @@ Untouched = Callable[[nn.Module], AbstractContextManager[None]]
 TRAINING = TrainingSettings(epochs=2, batch_size=8, learning_rate=0.01)
 PRUNES = ("prune", "fine-prune")
 PRUNES_ANYWHERE = (*PRUNES, "anp", "clp")
-TUNES = ("auto", "fine-tune", "fine-prune", "magnitude", "ft-sam", "fst", "sau")
-KEEPS_LAST = ("auto", "magnitude", "fst")
+TUNES = (
+    "auto",
+    "fine-tune",
+    "fine-prune",
+    "magnitude",
+    "ft-sam",
+    "fst",
+    "sau",
+    "inversion",
+    "i-bau",
+    "d3",
+)
+KEEPS_LAST = ("auto", "magnitude", "fst", "inversion", "i-bau", "d3")
 
 
 @pytest.fixture(params=DEFENSES)

@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from goodnet.data.images import ImageSet
 from goodnet.data.roles import CleanData
 from goodnet.defenses import DEFENSES, DefenseSettings, Repaired
-from goodnet.defenses.anp import _masked, _sites, _without
+from goodnet.defenses import anp as anp_module
+from goodnet.defenses.anp import _masked, _Site, _sites, _without
 from goodnet.defenses.clp import lipschitz_bounds
 from goodnet.errors import SettingsError, SurgeryError
 from goodnet.formats.specification import InputSpecification
@@ -140,6 +141,22 @@ def test_anp_stays_inside_the_drop(network: nn.Module, data: CleanData) -> None:
         weight = repaired.network.get_parameter(f"{each.layer}.weight")
         assert (weight[list(each.channels)] == 0).all()
     assert "channels with a mask of at most" in repaired.stopped
+
+
+def test_anp_checks_channels_of_mask_zero_as_well(
+    network: nn.Module, data: CleanData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were pruned unseen, whatever that cost."""
+
+    def all_zero(_network: nn.Module, sites: list[_Site], *_: object, **__: object) -> list[Tensor]:
+        return [torch.zeros(site.channels) for site in sites]
+
+    monkeypatch.setattr(anp_module, "_learn_masks", all_zero)
+    repaired = defended("anp", network, data, DefenseSettings(drop=5.0))
+    assert repaired.pruned == ()
+    assert "no channel was pruned" in repaired.stopped
+    # Where any drop is allowed, they go.
+    assert defended("anp", network, data, DefenseSettings(drop=100.0)).pruned
 
 
 def test_without_norm_or_relu_there_is_nothing_to_mask(data: CleanData) -> None:

@@ -1,4 +1,4 @@
-"""FT-SAM, FST and SAU: each does what sets it apart from plain fine-tuning."""
+"""FT-SAM, FST, D3 and SAU: each does what sets it apart from plain fine-tuning."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from goodnet.data.roles import CleanData
 from goodnet.defenses import DEFENSES, DefenseSettings, Repaired, tuning_of
-from goodnet.defenses.fst import last_linear
+from goodnet.defenses.last_layer import last_linear
 from goodnet.defenses.sau import _divergence, _shared_change
 from goodnet.errors import SurgeryError
 from goodnet.training import no_progress
@@ -64,12 +64,47 @@ def test_a_heavier_shift_leaves_less_of_the_old_layer(lamps: nn.Sequential, part
     assert likeness(1.0) < likeness(0.0) - 0.2
 
 
-def test_fst_needs_a_linear_layer_at_the_end(lamps: nn.Sequential, parts: Parts) -> None:
+def test_d3_leaves_the_old_layer_as_far_as_the_clean_loss_allows(
+    lamps: nn.Sequential, parts: Parts
+) -> None:
+    old = lamps.get_parameter("output.weight").detach()
+    inputs, labels = next(parts[0].batches(64))
+
+    def far(weight: float) -> tuple[float, float]:
+        how = replace(
+            tuning_of("d3"), epochs=100, batch_size=8, learning_rate=0.05, augmentation=None
+        )
+        repaired = DEFENSES["d3"](
+            lamps,
+            *parts,
+            DefenseSettings(training=how, d3_weight=weight, d3_bound=0.3),
+            generator=torch.Generator().manual_seed(0),
+            progress=no_progress,
+        ).network
+        new = repaired.get_parameter("output.weight").detach()
+        assert float(new.norm()) == pytest.approx(float(old.norm()), rel=1e-5)
+        with torch.no_grad():
+            return float((new - old).norm()), float(F.cross_entropy(repaired(inputs), labels))
+
+    distance, clean_loss = far(30.0)
+    # Two vectors of one norm can be twice that apart; a layer drawn anew is 1.4 of it away.
+    assert distance > 1.6 * float(old.norm())
+    assert clean_loss < 0.3
+    # With no weight on the clean loss nothing holds the layer back.
+    distance_alone, loss_alone = far(0.0)
+    assert distance_alone == pytest.approx(2 * float(old.norm()), rel=1e-3)
+    assert loss_alone > 1.0
+
+
+@pytest.mark.parametrize("method", ["fst", "d3"])
+def test_these_need_a_linear_layer_at_the_end(
+    method: str, lamps: nn.Sequential, parts: Parts
+) -> None:
     assert last_linear(lamps) == "output"
     assert last_linear(nn.Sequential(*lamps, nn.Softmax(1))) == "4"
     bare = nn.Sequential(nn.Conv2d(4, 3, 2), nn.Flatten())
     with pytest.raises(SurgeryError, match=r"not in a linear layer; choose another method"):
-        tuned("fst", bare, parts)
+        tuned(method, bare, parts)
 
 
 def test_divergence_by_hand() -> None:

@@ -17,6 +17,8 @@ from goodnet.results import (
     DecoyRow,
     EpochRow,
     EvaluateResult,
+    FlaggedRow,
+    GoodNetCurve,
     InspectResult,
     LayerRow,
     NetworkRow,
@@ -25,6 +27,8 @@ from goodnet.results import (
     PruneResult,
     Rate,
     RepairResult,
+    RiskResult,
+    RiskRow,
     ThresholdRow,
 )
 
@@ -143,6 +147,37 @@ def repair_result(*, stopped: str = "held-out accuracy did not rise for 3 epochs
         stopped=stopped,
         seconds=38.2,
     )
+
+
+def flagged_curve(names: tuple[str, ...] = ("sunglasses",)) -> GoodNetCurve:
+    """A GoodNet calibrated to 1 %, measured on test sets where there are `names`."""
+    return GoodNetCurve(
+        budget=0.01,
+        rows=tuple(
+            FlaggedRow(
+                share / 100,
+                4.0 / (1 + share),
+                rate(share, 230),
+                rate(1.2 * share) if names else None,
+                {name: rate(60 + 1.5 * share) for name in names} or None,
+            )
+            for share in range(21)
+        ),
+    )
+
+
+def risk_result() -> RiskResult:
+    return RiskResult(
+        remaining_risk=rate(12.5, 200),
+        rows=(
+            RiskRow("waves", "random", misled=rate(30, 230), remains=rate(8, 230)),
+            RiskRow("combs", "unseen", misled=rate(20, 230), remains=rate(4, 230)),
+            RiskRow(
+                "masks", "searched", target=7, extent=0.02, misled=rate(99, 200),
+                remains=rate(12.5, 200),
+            ),
+        ),
+    )  # fmt: skip
 
 
 def evaluate_result(

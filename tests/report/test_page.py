@@ -165,6 +165,38 @@ def test_headline_names_the_worst_set(examples: ModuleType) -> None:
     ) in text
 
 
+def test_remaining_risk_and_budget_are_told_in_words(examples: ModuleType) -> None:
+    curve = examples.flagged_curve()
+    repair = dataclasses.replace(
+        examples.repair_result(),
+        risk=examples.risk_result(),
+        remaining_risk=examples.risk_result().remaining_risk,
+        goodnet_curve=curve,
+    )
+    figure = SMALL_SVG.format("<title>curve</title>")
+    text = Page(page(repair=repair, figures={"goodnet_curve": figure})).text
+    assert "Remaining risk, an estimate: 12.5 %." in text  # in the headline, nothing else is known
+    assert "up to 12.5 % (25 of 200; 95 % interval 8.2–17.9 %) of held-out images still" in text
+    assert "not a guarantee" in text
+    assert "1 % of 230 held-out images: at most 2 of them may be flagged" in text
+    assert "masks reconstructed 7 99.0 %" in text
+    assert "combs drawn at random, taught by no defense any wrong 20.0 %" in text
+    assert text.count("What the GoodNet flags at other budgets") == 1
+    few = dataclasses.replace(repair, held_out=12)
+    assert "1 % of 12 held-out images, which is less than one: none of them may be flagged" in (
+        Page(page(repair=few)).text
+    )
+    plain = dataclasses.replace(repair, goodnet_curve=dataclasses.replace(curve, budget=None))
+    assert "every input is flagged on which the two networks disagree" in (
+        Page(page(repair=plain)).text
+    )
+    unknown = dataclasses.replace(repair, remaining_risk=Rate.of(0, 0))
+    assert "Remaining risk: not known." in Page(page(repair=unknown)).text
+    without = Page(page(repair=examples.repair_result())).text
+    assert "Remaining risk" not in without
+    assert "Budget" not in without
+
+
 def test_quiet_set_is_not_said_to_have_fallen(examples: ModuleType) -> None:
     """A set with a low rate throughout must not stand for the one that was repaired."""
     evaluate = examples.evaluate_result(("loud", "quiet"))

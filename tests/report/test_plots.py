@@ -18,10 +18,11 @@ from goodnet.report.plots import (
     channel_activations,
     clean_and_triggered,
     figure_svg,
+    goodnet_curve,
     prune_curve,
     save_figure,
 )
-from goodnet.results import PruneResult, Rate
+from goodnet.results import GoodNetCurve, PruneResult, Rate
 
 
 def lines(axes: Axes) -> dict[str, Line2D]:
@@ -64,6 +65,28 @@ def test_curve_has_a_line_for_each_rate_with_the_record_s_values(examples: Modul
     }
     for label, rates in expected.items():
         np.testing.assert_allclose(ys(drawn[label]), [100 * rate.value for rate in rates if rate])
+
+
+def test_goodnet_curve_has_a_line_for_each_set(examples: ModuleType) -> None:
+    curve: GoodNetCurve = examples.flagged_curve(("sunglasses",))
+    drawn = lines(goodnet_curve(curve).axes[0])
+    assert list(drawn) == [
+        "false alarms: held-out images",
+        "false alarms: clean test images",
+        "flagged: sunglasses",
+        "budget chosen: 1 %",
+    ]
+    flagged = drawn["flagged: sunglasses"]
+    np.testing.assert_allclose(xs(flagged), [row.budget for row in curve.rows])
+    np.testing.assert_allclose(
+        ys(flagged), [100 * (row.flagged or {})["sunglasses"].value for row in curve.rows]
+    )
+    assert set(xs(drawn["budget chosen: 1 %"])) == {0.01}
+
+
+def test_goodnet_curve_of_the_plain_rule_and_held_out_images_alone(examples: ModuleType) -> None:
+    curve = dataclasses.replace(examples.flagged_curve(()), budget=None)
+    assert list(lines(goodnet_curve(curve).axes[0])) == ["false alarms: held-out images"]
 
 
 def test_curve_bands_are_the_intervals(examples: ModuleType) -> None:

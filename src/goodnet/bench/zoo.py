@@ -8,15 +8,11 @@ goes on where it stopped.
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
+from goodnet.bench.tasks import MADE, THERE, Processes, make_all
 from goodnet.cases import set_path
 from goodnet.errors import DataError, SettingsError
 from goodnet.files import write_text
@@ -26,8 +22,6 @@ from goodnet.runs import file_hash, read_run
 
 CLEAN = "clean"
 _SETTINGS = "zoo.json"
-_PATIENCE = 20.0
-"""Seconds a process is given to end by itself."""
 Told = Callable[["Task", str], None]
 """Told of a task and what became of it: made, there, or what went wrong."""
 
@@ -258,13 +252,15 @@ def data_hashes(data: Path) -> dict[str, str]:
 def make_zoo(tasks: Sequence[Task], *, data: Path, jobs: int, told: Told) -> list[Task]:
     """Makes what is not there yet, several at a time; gives the tasks that failed.
 
-    The clean twins are made before the rest begins. Each task is a process of its own with
-    its share of the cores; another number of threads may round otherwise and so change
-    bits. When this is interrupted, the processes are ended and leave nothing half-written.
+    The clean twins are made before the rest begins. Each task is a process of its own. When
+    this is interrupted, the processes are ended and leave nothing half-written.
     """
     hashes = data_hashes(data)
     failed: list[Task] = []
-    running: set[subprocess.Popen[str]] = set()
+
+    def make(task: Task, processes: Processes) -> str:
+        return _make(task, hashes, processes)
+
     for twins in (True, False):
         wave = [task for task in tasks if (task.twin is None) == twins]
         missing = {task.folder for task in failed}
@@ -272,67 +268,18 @@ def make_zoo(tasks: Sequence[Task], *, data: Path, jobs: int, told: Told) -> lis
             told(task, "not made, for want of its clean twin")
             failed.append(task)
             wave.remove(task)
-        with ThreadPoolExecutor(max_workers=jobs) as pool:
-            futures: dict[Future[str], Task] = {}
-            try:
-                for task in wave:
-                    futures[pool.submit(_make, task, hashes, jobs, running)] = task
-                for finished in as_completed(futures):
-                    problem = finished.result()
-                    told(futures[finished], problem)
-                    if problem not in ("made", "there"):
-                        failed.append(futures[finished])
-            except BaseException:
-                for future in futures:
-                    future.cancel()
-                _end(running)
-                raise
+        failed += make_all(wave, make, jobs=jobs, told=told)
     return failed
 
 
-def _make(
-    task: Task, data: Mapping[str, str], jobs: int, running: set[subprocess.Popen[str]]
-) -> str:
+def _make(task: Task, data: Mapping[str, str], processes: Processes) -> str:
     """`made`, `there`, or what went wrong, on one line."""
     if task.done(data):
-        return "there"
-    process = subprocess.Popen(  # noqa: S603 - this very program, with arguments of its own
-        [sys.executable, "-m", "goodnet", *task.arguments, "-q"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        # Ctrl-C reaches this process alone, which passes it on once.
-        start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": str(max(1, cores() // jobs))},
-    )
-    running.add(process)
-    try:
-        lines = process.communicate()[1].strip().splitlines()
-    finally:
-        running.discard(process)
-    if process.returncode != 0:
-        return lines[-1] if lines else f"exit code {process.returncode}"
-    write_text(task.folder / _SETTINGS, json.dumps(task.settings, indent=2) + "\n")
-    return "made"
-
-
-def _end(running: set[subprocess.Popen[str]]) -> None:
-    """Ends the processes: asked first, so that they tidy up; then made to."""
-    for process in (processes := list(running)):
-        process.send_signal(signal.SIGINT)
-    for process in processes:
-        try:
-            process.wait(timeout=_PATIENCE)
-        except subprocess.TimeoutExpired:
-            # One that was still starting may have lost the signal.
-            process.kill()
-
-
-def cores() -> int:
-    """Processor cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        return THERE
+    what = processes.run(task.arguments)
+    if what == MADE:
+        write_text(task.folder / _SETTINGS, json.dumps(task.settings, indent=2) + "\n")
+    return what
 
 
 def read_zoo(tasks: Sequence[Task], *, data: Path) -> tuple[ZooRow, ...]:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
 from goodnet.bench import Task, cores, make_zoo, members, read_zoo, zoo_tasks
 from goodnet.cases import Case, folder_case
-from goodnet.cli import attack
+from goodnet.cli import attack, bench_repair
 from goodnet.cli.exit_codes import BAD_INPUT, DONE
 from goodnet.cli.options import console_of, print_result, seed
+from goodnet.cli.signals import as_interrupt
 from goodnet.errors import SettingsError
 from goodnet.files import write_text
 from goodnet.networks import ARCHITECTURES
@@ -21,7 +21,7 @@ from goodnet.report.zoo import zoo_markdown, zoo_table
 from goodnet.results import ZooResult, to_json
 from goodnet.training import Precision
 
-HELP = "many runs: the zoo of all attacks on a data set; goes on where it stopped"
+HELP = "many runs: all attacks on a data set, all repairs of them; goes on where it stopped"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,9 +49,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     zoo.add_argument("--json", action="store_true", help="the result object on stdout")
     zoo.add_argument("-q", "--quiet", action="store_true", help="no progress")
+    zoo.set_defaults(run_bench=run_zoo)
+    repair = commands.add_parser("repair", help=bench_repair.HELP, description=bench_repair.HELP)
+    bench_repair.add_arguments(repair)
+    repair.set_defaults(run_bench=bench_repair.run)
+    cell = commands.add_parser(
+        "cell", help=bench_repair.CELL_HELP, description=bench_repair.CELL_HELP
+    )
+    bench_repair.add_cell_arguments(cell)
+    cell.set_defaults(run_bench=bench_repair.run_cell)
 
 
 def run(options: argparse.Namespace) -> int:
+    """Whichever bench was asked for."""
+    code: int = options.run_bench(options)
+    return code
+
+
+def run_zoo(options: argparse.Namespace) -> int:
     """Make the zoo, then show what is in it."""
     if options.jobs < 1:
         raise SettingsError("jobs", options.jobs, "give at least 1")
@@ -69,14 +84,8 @@ def run(options: argparse.Namespace) -> int:
         count += 1
         console.print(f"{count}/{len(tasks)} {task.member.name}, seed {task.seed}: {what}")
 
-    def terminated(_signal: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, terminated)
-    try:
+    with as_interrupt():
         failed = make_zoo(tasks, data=options.data, jobs=options.jobs, told=told)
-    finally:
-        signal.signal(signal.SIGTERM, before)
     # The table is of all that is there, also of earlier calls.
     everything = tasks_of(options, case, (), sorted({*seeds, *seeds_there(tasks)}))
     result = ZooResult(data=case.name, rows=read_zoo(everything, data=options.data))

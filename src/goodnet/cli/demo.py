@@ -30,6 +30,7 @@ from goodnet.defenses import DefenseSettings
 from goodnet.formats import Model, read_model
 from goodnet.formats.model import write_architecture
 from goodnet.poison import triggered_set
+from goodnet.repair import FALSE_ALARMS
 from goodnet.report.tables import evaluate_table
 from goodnet.runs import RunFolder, make_manifest, run_folder, write_result
 
@@ -61,7 +62,8 @@ def run(options: argparse.Namespace) -> int:
             bench,
             method="fine-prune",
             settings=DefenseSettings(),
-            false_alarms=None,
+            false_alarms=FALSE_ALARMS,
+            with_risk=False,
             seed=options.seed,
             console=console,
             show_thresholds=True,

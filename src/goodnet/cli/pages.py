@@ -12,10 +12,17 @@ from goodnet.report.plots import (
     channel_activations,
     clean_and_triggered,
     figure_svg,
+    goodnet_curve,
     prune_curve,
     save_figure,
 )
-from goodnet.results import AttackResult, EvaluateResult, PruneResult, RepairResult
+from goodnet.results import (
+    AttackResult,
+    EvaluateResult,
+    PruneResult,
+    RepairResult,
+    ScanResult,
+)
 from goodnet.runs import Result
 
 
@@ -25,10 +32,14 @@ def write_pages(folder: Path, manifest: dict[str, Any], result: Result) -> Path:
     repair = result if isinstance(result, RepairResult) else None
     evaluate = result if isinstance(result, EvaluateResult) else None
     attack = result if isinstance(result, AttackResult) else None
+    scan = result if isinstance(result, ScanResult) else None
     if isinstance(result, RepairResult | AttackResult):
         prune, evaluate = result.prune, result.evaluate
+    drawn = _drawn(prune, attack)
+    if repair is not None and repair.goodnet_curve is not None:
+        drawn["goodnet_curve"] = goodnet_curve(repair.goodnet_curve)
     figures = {}
-    for name, figure in _drawn(prune, attack).items():
+    for name, figure in drawn.items():
         save_figure(figure, folder, name)
         figures[name] = figure_svg(figure)
     return write_page(
@@ -40,6 +51,8 @@ def write_pages(folder: Path, manifest: dict[str, Any], result: Result) -> Path:
         evaluate=evaluate,
         figures=figures,
         attack=attack,
+        scan=scan,
+        pictures=_pictures(folder, scan),
     )
 
 
@@ -51,3 +64,9 @@ def _drawn(prune: PruneResult | None, attack: AttackResult | None) -> dict[str, 
         return drawn | {"channel_activations": channel_activations(prune)}
     decoys = () if attack.decoys is None else attack.decoys.channels
     return drawn | {"clean_and_triggered": clean_and_triggered(prune, decoys)}
+
+
+def _pictures(folder: Path, scan: ScanResult | None) -> dict[str, bytes]:
+    """The reconstructed triggers' pictures that lie in the run, by file name."""
+    named = [Path(target.trigger).name for target in scan.targets if target.trigger] if scan else []
+    return {name: path.read_bytes() for name in named if (path := folder / name).is_file()}

@@ -9,11 +9,22 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import NoReturn
 
-from goodnet.cli import attack, bench, demo, evaluate, inspect, predict, prune, repair, report
+from goodnet.cli import (
+    attack,
+    bench,
+    demo,
+    evaluate,
+    inspect,
+    predict,
+    prune,
+    repair,
+    report,
+    scan,
+)
 from goodnet.cli.exit_codes import BAD_INPUT, DONE, INTERRUPTED
 from goodnet.errors import GoodnetError, SettingsError
 
-COMMANDS = (demo, inspect, attack, prune, repair, evaluate, predict, report, bench)
+COMMANDS = (demo, inspect, scan, attack, prune, repair, evaluate, predict, report, bench)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -31,16 +31,16 @@ from goodnet.cli.options import (
 from goodnet.cli.pages import write_pages
 from goodnet.cli.prune import write_thresholds
 from goodnet.curve import PruneSettings, prune_curve
-from goodnet.defenses import DEFENSES, DefenseSettings, tuning_of
+from goodnet.defenses import DEFENSES, DefenseSettings, own_settings
 from goodnet.errors import SettingsError
-from goodnet.evaluate import evaluate_network
+from goodnet.evaluate import evaluate_network, measured_curve
 from goodnet.formats import read_model, write_goodnet, write_model
-from goodnet.repair import repair
+from goodnet.repair import FALSE_ALARMS, repair
 from goodnet.report.tables import evaluate_table, repair_table
 from goodnet.report.verdict import verdict
 from goodnet.results import EvaluateResult, NetworkRow, PruneResult, RepairResult
 from goodnet.runs import RunFolder, make_manifest, run_folder, write_result
-from goodnet.training import Augmentation
+from goodnet.training import Augmentation, Precision
 
 HELP = "repair a network with clean data alone, and make its GoodNet"
 OWN_SETTINGS = {
@@ -49,6 +49,10 @@ OWN_SETTINGS = {
     "anp_perturbation": ("E", "anp: largest change of a channel's scale and shift"),
     "anp_trade_off": ("A", "anp: weight of the loss without that change"),
     "clp_deviations": ("U", "clp: deviations above the layer's mean that are let pass"),
+    "inversion_deviations": ("U", "inversion: deviations below the median that stand out"),
+    "i_bau_perturbation": ("E", "i-bau: largest root mean square of the shared change, in [0, 1]"),
+    "d3_weight": ("L", "d3: weight of the clean loss above its bound"),
+    "d3_bound": ("E", "d3: clean loss of an image that is let pass"),
 }
 """Settings of one method each, by their name in `DefenseSettings`."""
 
@@ -62,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     parser.add_argument("model", type=Path, metavar="MODEL")
     parser.add_argument("--valid", type=Path, required=True, metavar="V", help="clean images")
-    parser.add_argument("--method", choices=DEFENSES, default="fine-prune")
+    parser.add_argument("--method", choices=DEFENSES, default="auto")
     add_sets(parser)
     add_settings(parser)
     add_input(parser)
@@ -85,13 +89,18 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--held-out",
         type=float,
-        default=defense.held_out,
         metavar="SHARE",
-        help="share of the clean images that decide and are not tuned on; default: %(default)g",
+        help="share of the clean images that decide and are not tuned on; default: the method's",
     )
     group.add_argument("--epochs", type=int, metavar="N", help="default: the method's")
     group.add_argument("--batch-size", type=int, metavar="N", help="default: the method's")
     group.add_argument("--learning-rate", type=float, metavar="R", help="default: the method's")
+    group.add_argument(
+        "--precision",
+        choices=get_args(Precision),
+        default=defense.training.precision,
+        help="of tuning; bfloat16 halves the time on processors that have it",
+    )
     group.add_argument(
         "--augment",
         action=argparse.BooleanOptionalAction,
@@ -100,10 +109,26 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     add_numbers(group, defense, OWN_SETTINGS)
     group.add_argument(
         "--false-alarms",
-        type=float,
+        type=budget,
+        default=FALSE_ALARMS,
         metavar="SHARE",
-        help="calibrate the GoodNet to this share of false alarms on held-out clean images",
+        help="calibrate the GoodNet to at most this share of false alarms on held-out clean "
+        "images; plain flags every input on which B and B' disagree; default: %(default)g",
     )
+    group.add_argument(
+        "--no-risk",
+        dest="risk",
+        action="store_false",
+        help="leave out the estimate of the remaining risk",
+    )
+
+
+def budget(text: str) -> float | None:
+    """A share of false alarms, or None for `plain`."""
+    try:
+        return None if text == "plain" else float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text} is neither a share nor plain") from error
 
 
 def defense_settings(options: argparse.Namespace) -> DefenseSettings:
@@ -115,12 +140,17 @@ def defense_settings(options: argparse.Namespace) -> DefenseSettings:
     }
     if options.augment is not None:
         given["augmentation"] = Augmentation() if options.augment else None
-    return DefenseSettings(
+    given["precision"] = options.precision
+    if options.epochs is not None:
+        given["least_steps"] = 0
+    own = own_settings(options.method)
+    return replace(
+        own,
         layer=options.layer,
         drop=options.drop,
         order=options.order,
-        held_out=options.held_out,
-        training=replace(tuning_of(options.method), **given),
+        held_out=own.held_out if options.held_out is None else options.held_out,
+        training=replace(own.training, **given),
         **{name: getattr(options, name) for name in OWN_SETTINGS},
     )
 
@@ -130,7 +160,9 @@ def run(options: argparse.Namespace) -> int:
     if options.poisoned and options.test is None:
         raise SettingsError("--poisoned", options.poisoned, "give clean --test images beside it")
     if options.false_alarms is not None and not 0 <= options.false_alarms <= 1:
-        raise SettingsError("--false-alarms", options.false_alarms, "give a share from 0 to 1")
+        raise SettingsError(
+            "--false-alarms", options.false_alarms, "give a share from 0 to 1, or plain"
+        )
     settings = defense_settings(options)
     console = console_of(options)
     bench = open_bench(options, console)
@@ -140,7 +172,7 @@ def run(options: argparse.Namespace) -> int:
         title=f"Repair of {options.model.name}",
         seed=options.seed,
         settings={
-            **settings_of(options, ("method", "false_alarms"), bench),
+            **settings_of(options, ("method", "false_alarms", "risk"), bench),
             **asdict(settings),
         },
         inputs=inputs_of(options),
@@ -152,6 +184,7 @@ def run(options: argparse.Namespace) -> int:
             method=options.method,
             settings=settings,
             false_alarms=options.false_alarms,
+            with_risk=options.risk,
             seed=options.seed,
             console=console,
         )
@@ -173,6 +206,7 @@ def repair_into(
     method: str,
     settings: DefenseSettings,
     false_alarms: float | None,
+    with_risk: bool,
     seed: int,
     console: Console,
     show_thresholds: bool = False,
@@ -194,6 +228,7 @@ def repair_into(
             settings=settings,
             generator=torch.Generator().manual_seed(seed),
             false_alarms=false_alarms,
+            with_risk=with_risk,
             progress=progress,
         )
     network_path = write_model(model, repaired.network, run_.folder / "repaired")
@@ -232,6 +267,9 @@ def repair_into(
         f"B′ {method}": (repaired.network, result.network),
         "G": (goodnet, result.goodnet),
     }
+    if result.goodnet_curve is not None:
+        measured = measured_curve(result.goodnet_curve, goodnet, bench.test, bench.poisoned)
+        result = replace(result, goodnet_curve=measured)
     rows = tuple(
         evaluate_row(name, network, path, bench) for name, (network, path) in evaluated.items()
     )

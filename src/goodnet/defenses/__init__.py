@@ -4,7 +4,7 @@ from goodnet.defenses.fine_prune import fine_prune
 from goodnet.defenses.fine_tune import fine_tune
 from goodnet.defenses.magnitude import magnitude
 from goodnet.defenses.prune import channels_for_drop, prune
-from goodnet.defenses.registry import DEFENSES, tuning_of
+from goodnet.defenses.registry import DEFENSES, own_settings, tuning_of
 from goodnet.defenses.repaired import FINE_TUNING, Defense, DefenseSettings, Repaired
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "fine_prune",
     "fine_tune",
     "magnitude",
+    "own_settings",
     "prune",
     "tuning_of",
 ]

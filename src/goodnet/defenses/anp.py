@@ -37,6 +37,8 @@ _BATCH = 128
 # Of the masks, as in the source; masks start at 1.
 _RATE, _MOMENTUM = 0.2, 0.9
 _THRESHOLDS = tuple(place / 20 for place in range(20))
+_NOTHING = -1.0
+"""A threshold below every mask."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def anp(
         without_softmax(traced), sites, tuning, settings, generator=generator, progress=progress
     )
     before = accuracy_of(traced, held_out)
-    chosen, after = 0.0, before
+    chosen, after = _NOTHING, before
     for threshold in _THRESHOLDS:
         hard = [(mask > threshold).to(mask.dtype) for mask in masks]
         with _masked(traced, sites, hard):
@@ -86,6 +88,8 @@ def anp(
 
 
 def _told(threshold: float, before: Rate, after: Rate) -> str:
+    if threshold == _NOTHING:
+        return "no channel was pruned: those with a mask of 0 alone would cost too much"
     return (
         f"channels with a mask of at most {threshold:g} were pruned; held-out accuracy went from "
         f"{before.value:.1%} to {after.value:.1%}, and a higher threshold would cost too much"

@@ -11,24 +11,14 @@ Tuning: loss = cross-entropy + alpha <W, W_0>, with the norm of W held at that o
 from __future__ import annotations
 
 import copy
-import math
 
 import torch
 from torch import Tensor, nn
 
 from goodnet.data.roles import CleanData, require_clean
+from goodnet.defenses.last_layer import draw_anew, holding_norm, last_linear, weight_of
 from goodnet.defenses.repaired import DefenseSettings, Repaired
-from goodnet.errors import SurgeryError
-from goodnet.graph import module_of, output_node
-from goodnet.graph import trace as traced
-from goodnet.training import (
-    Augmentation,
-    Progress,
-    TrainingSettings,
-    cross_entropy,
-    logits_network,
-    train,
-)
+from goodnet.training import Augmentation, Progress, TrainingSettings, cross_entropy, train
 
 FST = TrainingSettings(
     epochs=10,
@@ -61,17 +51,12 @@ def fst(
     require_clean(held_out)
     name = last_linear(network)
     start = copy.deepcopy(network)
-    old = _weight(start, name).detach().clone()
-    _draw_anew(start, name, generator=generator)
+    old = weight_of(start, name).detach().clone()
+    draw_anew(start, name, generator=generator)
 
     def loss(tuned: nn.Module, inputs: Tensor, labels: Tensor, chosen: Tensor) -> Tensor:
-        shift = (_weight(tuned, name) * old).sum()
+        shift = (weight_of(tuned, name) * old).sum()
         return cross_entropy(tuned, inputs, labels, chosen) + settings.fst_shift * shift
-
-    @torch.no_grad()
-    def hold_norm(tuned: nn.Module, _step: int, _steps: int) -> None:
-        weight = _weight(tuned, name)
-        weight.mul_(old.norm() / weight.norm())
 
     training = train(
         start,
@@ -80,41 +65,9 @@ def fst(
         generator=generator,
         loss=loss,
         held_out=held_out,
-        after_step=hold_norm,
+        after_step=holding_norm(name, old.norm()),
         keep_last=True,
         progress=progress,
         what="feature shift tuning",
     )
     return Repaired(training.network, stopped=training.stopped, epochs=training.epochs)
-
-
-def last_linear(network: nn.Module) -> str:
-    """Name of the linear layer that gives the logits.
-
-    Raises:
-        SurgeryError: Something else does.
-    """
-    graph = traced(logits_network(network))
-    answer = output_node(graph)
-    if not isinstance(module_of(graph, answer), nn.Linear):
-        raise SurgeryError(
-            f"the network ends in {answer.name!r}, not in a linear layer; choose another method"
-        )
-    return str(answer.target)
-
-
-def _weight(network: nn.Module, name: str) -> Tensor:
-    return network.get_parameter(f"{name}.weight")
-
-
-@torch.no_grad()
-def _draw_anew(network: nn.Module, name: str, *, generator: torch.Generator) -> None:
-    """A new linear layer, of the norm of the old one and without bias."""
-    layer = network.get_submodule(name)
-    assert isinstance(layer, nn.Linear)
-    norm = layer.weight.norm()
-    drawn = torch.empty(layer.weight.shape).uniform_(-1.0, 1.0, generator=generator)
-    layer.weight.copy_(drawn / math.sqrt(layer.in_features))
-    layer.weight.mul_(norm / layer.weight.norm())
-    if layer.bias is not None:
-        layer.bias.zero_()

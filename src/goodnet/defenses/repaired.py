@@ -60,6 +60,10 @@ class DefenseSettings:
         anp_trade_off: alpha, the weight of the loss without that change.
         clp_deviations: u, how many standard deviations above its layer's mean a channel's
             Lipschitz bound may be.
+        inversion_deviations: How many deviations below the median a label's mask stands out.
+        i_bau_perturbation: Largest root mean square of the shared change, in [0, 1].
+        d3_weight: lambda, the weight of the clean loss above its bound.
+        d3_bound: epsilon, the clean loss of an image that is let pass.
     """
 
     layer: str | None = None
@@ -72,13 +76,26 @@ class DefenseSettings:
     anp_perturbation: float = 0.4
     anp_trade_off: float = 0.2
     clp_deviations: float = 3.0
+    inversion_deviations: float = 2.0
+    i_bau_perturbation: float = 0.18
+    d3_weight: float = 10.0
+    d3_bound: float = 0.1
 
     def __post_init__(self) -> None:
         check_drop(self.drop)
         check_order(self.order)
         if not 0.0 < self.held_out < 1.0:
             raise SettingsError("held_out", self.held_out, "give a share between 0 and 1")
-        for name in ("fst_shift", "sau_perturbation", "anp_perturbation", "clp_deviations"):
+        for name in (
+            "fst_shift",
+            "sau_perturbation",
+            "anp_perturbation",
+            "clp_deviations",
+            "inversion_deviations",
+            "i_bau_perturbation",
+            "d3_weight",
+            "d3_bound",
+        ):
             if not 0.0 <= getattr(self, name) < math.inf:
                 raise SettingsError(name, getattr(self, name), "give a number from 0 up")
         if not 0.0 <= self.anp_trade_off <= 1.0:

@@ -2,7 +2,7 @@
 
 from goodnet.probes.probe import Probe, SearchedProbe
 from goodnet.probes.registry import random_probes, searched_probes
-from goodnet.probes.search import Found, Suspect, least_changes, misled_to
+from goodnet.probes.search import Found, Suspect, least_changes, misled_to, surely_misled
 
 __all__ = [
     "Found",
@@ -13,4 +13,5 @@ __all__ = [
     "misled_to",
     "random_probes",
     "searched_probes",
+    "surely_misled",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +22,7 @@ _FEWEST, _MOST = 4, 16
 _IMAGES_A_STEP = 256
 _HIT = 0.75
 """A change counts as found when it misleads this share of the images."""
+_SURE = 0.9
 
 
 class Suspect:
@@ -143,11 +145,10 @@ def least_changes(
     return Found(probe, targets, best, least)
 
 
-@torch.no_grad()
 def misled_to(
     suspect: Suspect,
     clean: CleanData,
-    probes: tuple[Probe, ...],
+    probes: Sequence[Probe],
     *,
     classes: int,
     generator: torch.Generator,
@@ -157,14 +158,56 @@ def misled_to(
 
     A backdoor's target is said far more often than others: what resembles a trigger leads
     there.
+
+    Args:
+        suspect: The network asked.
+        clean: Clean images with their labels.
+        probes: The kinds of changes.
+        classes: N.
+        generator: Draws images and changes.
+        images: Changed for each kind.
     """
-    pixels, labels = clean.pixels(), clean.labels
     counts = torch.zeros(classes, dtype=torch.int64)
-    for probe in probes:
-        chosen = torch.randint(0, len(labels), (images,), generator=generator)
-        shown, right = as_float(pixels[chosen]), labels[chosen]
-        numbers = probe.draw(images, shown, generator=generator)
-        for part in torch.arange(images).split(128):
-            said = suspect(probe.change(shown[part], numbers[part])).argmax(1).cpu()
-            counts += torch.bincount(said[said != right[part]], minlength=classes)
+    for _, said, right in _after_changes(suspect, clean, probes, images, generator):
+        counts += torch.bincount(said[said != right], minlength=classes)
     return counts
+
+
+def surely_misled(
+    suspect: Suspect,
+    clean: CleanData,
+    probes: Sequence[Probe],
+    *,
+    generator: torch.Generator,
+    images: int = 512,
+) -> Tensor:
+    """Share of images of which a random change makes the network sure of a wrong answer.
+
+    Sure is a probability above 0.9. Arguments are those of `misled_to`; float32 (kinds,).
+    """
+    return torch.stack(
+        [
+            ((said != right) & (probability > _SURE)).float().mean()
+            for probability, said, right in _after_changes(
+                suspect, clean, probes, images, generator
+            )
+        ]
+    )
+
+
+@torch.no_grad()
+def _after_changes(
+    suspect: Suspect,
+    clean: CleanData,
+    probes: Sequence[Probe],
+    count: int,
+    generator: torch.Generator,
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """For each kind: the answers' probabilities, the answers, the right labels, (count,)."""
+    pixels, labels = clean.pixels(), clean.labels
+    for probe in probes:
+        chosen = torch.randint(0, len(labels), (count,), generator=generator)
+        shown, right = as_float(pixels[chosen]), labels[chosen]
+        changed = probe.change(shown, probe.draw(count, shown, generator=generator))
+        answers = torch.cat([suspect(part).cpu() for part in changed.split(_IMAGES_A_STEP)])
+        yield (*answers.softmax(1).max(1), right)

@@ -6,6 +6,7 @@ from goodnet.report.plots import (
     channel_activations,
     clean_and_triggered,
     figure_svg,
+    goodnet_curve,
     prune_curve,
     save_figure,
 )
@@ -15,6 +16,7 @@ from goodnet.report.tables import (
     inspect_table,
     predict_table,
     repair_table,
+    scan_table,
     thresholds_table,
     triggers_table,
 )
@@ -25,6 +27,7 @@ __all__ = [
     "clean_and_triggered",
     "evaluate_table",
     "figure_svg",
+    "goodnet_curve",
     "inspect_table",
     "network_diagram",
     "predict_table",
@@ -32,6 +35,7 @@ __all__ = [
     "render_page",
     "repair_table",
     "save_figure",
+    "scan_table",
     "thresholds_table",
     "triggers_table",
     "write_page",

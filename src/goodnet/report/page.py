@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -25,8 +26,17 @@ from goodnet.report.attacked import (
     goal_of,
     trigger_in_words,
 )
-from goodnet.report.verdict import MEANINGS, NO_POISONED, roles, verdict
+from goodnet.report.scanned import (
+    KINDS,
+    SCAN_LIMITS,
+    SCAN_MEANINGS,
+    extent,
+    scan_examined,
+    scan_verdict,
+)
+from goodnet.report.verdict import MEANINGS, NO_POISONED, Verdict, roles, verdict
 from goodnet.report.wording import (
+    budget_in_words,
     grouped,
     interval,
     percent,
@@ -41,6 +51,7 @@ from goodnet.results import (
     PruneResult,
     Rate,
     RepairResult,
+    ScanResult,
 )
 
 LIMITS = (
@@ -62,12 +73,23 @@ _CAPTIONS = {
     "clean_and_triggered": "Mean activation of each channel on clean images (top) and on triggered "
     "images, in one order and on one scale. Shaded channels are near silent on clean images: a "
     "backdoor that shows there can be pruned away.",
+    "goodnet_curve": "What the GoodNet flags at other budgets of false alarms: the lower the "
+    "clean images and the higher the triggered ones, the better. Bands are 95 % intervals. Test "
+    "and poisoned sets were measured when all was decided.",
     "network_diagram": "The network, layer by layer. The layer to prune is highlighted.",
+}
+
+_OF_PRUNING = ("prune_curve", "channel_activations", "clean_and_triggered")
+_SOURCES = {
+    "random": "drawn at random",
+    "unseen": "drawn at random, taught by no defense",
+    "searched": "reconstructed",
 }
 
 # Measures of a GoodNet alone.
 _FLAGS = ("False alarms", "Flagged")
 
+_PNG = b"\x89PNG\r\n\x1a\n"
 _SVG_SPACE = "http://www.w3.org/2000/svg"
 _LOADING_STYLE = re.compile(r"url\((?!#)|@import|javascript:|\\", re.IGNORECASE)
 _SVG_ELEMENTS = {
@@ -101,6 +123,8 @@ def render_page(
     evaluate: EvaluateResult | None,
     figures: Mapping[str, str],
     attack: AttackResult | None = None,
+    scan: ScanResult | None = None,
+    pictures: Mapping[str, bytes] | None = None,
 ) -> str:
     """The page as HTML text, for a reviewer who must sign; depends on the arguments alone.
 
@@ -116,9 +140,12 @@ def render_page(
         figures: SVG text by name; `prune_curve`, `channel_activations` and `network_diagram`
             get their captions, `clean_and_triggered` too.
         attack: What an attacker made, where the page is of an attack.
+        scan: What a scan found, where the page is of a scan.
+        pictures: PNG files by name, the triggers that it reconstructed.
 
     Raises:
-        DataError: A figure is no SVG, or holds what could run or load something.
+        DataError: A figure is no SVG, or holds what could run or load something; a picture is no
+            PNG.
     """
     drawn = {name: _inline_figure(name, text) for name, text in figures.items()}
     environment = Environment(
@@ -134,18 +161,19 @@ def render_page(
         title=title,
         light={each.variable: each.light for each in palette.ALL},
         dark={each.variable: each.dark for each in palette.ALL},
-        verdict=verdict(prune=prune, repair=repair, evaluate=evaluate)
-        if attack is None
-        else attack_verdict(attack),
-        meanings=MEANINGS if roles(evaluate, repair) is not None else "",
-        examined=_examined(prune, repair, evaluate, attack),
-        missing=_not_measured(prune, repair, evaluate)
-        if attack is None
-        else attack_missing(attack),
+        verdict=_verdict(prune, repair, evaluate, attack, scan),
+        meanings=_meanings(evaluate, repair, scan),
+        examined=_examined(prune, repair, evaluate, attack)
+        if scan is None
+        else scan_examined(scan),
+        missing=_missing(prune, repair, evaluate, attack, scan),
         columns=_columns(evaluate, repair),
         measures=_measures(evaluate, flags=attack is None) + _accuracy_lost(attack),
         untargeted=UNTARGETED if attack is not None and attack.accuracy_lost else "",
         attack=attack,
+        scan=scan,
+        scan_rows=_scan_rows(scan),
+        triggers=_triggers(scan, pictures or {}),
         poisonings=_poisonings(attack),
         decoys=decoys_in_words(attack.decoys) if attack and attack.decoys else (),
         prune=prune,
@@ -159,9 +187,15 @@ def render_page(
         if repair
         else [],
         sparsity=[(row.layer, _cell(row.sparsity)) for row in repair.sparsity] if repair else [],
-        figures={name: figure for name, figure in drawn.items() if name in _CAPTIONS},
-        further=[figure for name, figure in drawn.items() if name not in _CAPTIONS],
-        limits=LIMITS if attack is None else ATTACK_LIMITS,
+        risk_rows=_risk_rows(repair),
+        budget=budget_in_words(repair.goodnet_curve, repair.held_out)
+        if repair and repair.goodnet_curve
+        else "",
+        flagged_sets=_flagged_rows(repair)[0],
+        flagged_rows=_flagged_rows(repair)[1],
+        figures=drawn,
+        rest=_rest(drawn, prune=prune is not None, repair=repair is not None),
+        limits=_limits(attack, scan),
         manifest=_manifest_groups(manifest),
     )
 
@@ -176,6 +210,8 @@ def write_page(
     evaluate: EvaluateResult | None,
     figures: Mapping[str, str],
     attack: AttackResult | None = None,
+    scan: ScanResult | None = None,
+    pictures: Mapping[str, bytes] | None = None,
 ) -> Path:
     """`path`, holding the page of `render_page`; written beside, then renamed."""
     page = render_page(
@@ -186,9 +222,102 @@ def write_page(
         evaluate=evaluate,
         figures=figures,
         attack=attack,
+        scan=scan,
+        pictures=pictures,
     )
     write_bytes(Path(path), page.encode("utf-8"))
     return Path(path)
+
+
+def _verdict(
+    prune: PruneResult | None,
+    repair: RepairResult | None,
+    evaluate: EvaluateResult | None,
+    attack: AttackResult | None,
+    scan: ScanResult | None,
+) -> Verdict:
+    if scan is not None:
+        return scan_verdict(scan)
+    if attack is not None:
+        return attack_verdict(attack)
+    return verdict(prune=prune, repair=repair, evaluate=evaluate)
+
+
+def _meanings(
+    evaluate: EvaluateResult | None, repair: RepairResult | None, scan: ScanResult | None
+) -> str:
+    if scan is not None:
+        return SCAN_MEANINGS
+    return MEANINGS if roles(evaluate, repair) is not None else ""
+
+
+def _missing(
+    prune: PruneResult | None,
+    repair: RepairResult | None,
+    evaluate: EvaluateResult | None,
+    attack: AttackResult | None,
+    scan: ScanResult | None,
+) -> list[str]:
+    if scan is not None:
+        return ["Attack success: a scan is handed no trigger."]
+    return attack_missing(attack) if attack else _not_measured(prune, repair, evaluate)
+
+
+def _limits(attack: AttackResult | None, scan: ScanResult | None) -> tuple[str, ...]:
+    if scan is not None:
+        return SCAN_LIMITS
+    return LIMITS if attack is None else ATTACK_LIMITS
+
+
+def _scan_rows(scan: ScanResult | None) -> list[tuple[str, bool, str, str, list[str]]]:
+    """Label, whether it is flagged, score, kind, and the extent in each kind."""
+    if scan is None:
+        return []
+    kinds = [each.kind for each in scan.usual]
+    rows = [
+        (
+            str(row.label),
+            row.score >= 1,
+            f"{row.score:.2f}",
+            row.kind,
+            [extent(row.extents.get(kind)) for kind in kinds],
+        )
+        for row in scan.labels
+    ]
+    rows += [
+        (
+            "any wrong",
+            change.score >= 1,
+            f"{change.score:.2f}",
+            change.kind,
+            [extent(change.extent) if kind == change.kind else "" for kind in kinds],
+        )
+        for change in scan.anyhow
+    ]
+    return rows
+
+
+def _triggers(scan: ScanResult | None, pictures: Mapping[str, bytes]) -> list[tuple[str, str, str]]:
+    """For each target whose picture is there: label, caption, the picture as a data URI.
+
+    Raises:
+        DataError: A picture is no PNG.
+    """
+    shown = []
+    for target in scan.targets if scan else ():
+        name = PurePath(target.trigger or "").name
+        if name not in pictures:
+            continue
+        if not pictures[name].startswith(_PNG):
+            raise DataError(f"picture {shown_name(name)}", "is no PNG", "make the scan again")
+        caption = (
+            f"Label {target.label}: {KINDS.get(target.kind, shown_name(target.kind))}, "
+            f"{extent(target.extent)}. Clean images, the same changed, and the difference, "
+            "stretched; grey where nothing changed."
+        )
+        data = base64.b64encode(pictures[name]).decode("ascii")
+        shown.append((str(target.label), caption, f"data:image/png;base64,{data}"))
+    return shown
 
 
 def _cell(rate: Rate | None) -> _Cell:
@@ -408,7 +537,57 @@ def _repair_rates(repair: RepairResult | None) -> list[tuple[str, _Cell]]:
         ("Validation accuracy before", _cell(repair.valid_accuracy_before)),
         ("Validation accuracy after", _cell(repair.valid_accuracy_after)),
         ("False alarms of the GoodNet", _cell(repair.false_alarm_rate)),
+        *(
+            []
+            if repair.remaining_risk is None
+            else [("Remaining risk, an estimate", _cell(repair.remaining_risk))]
+        ),
     ]
+
+
+def _risk_rows(repair: RepairResult | None) -> list[tuple[str, str, str, _Cell, _Cell]]:
+    """For each made-up change: kind, where it is from, label, and what B and B′ make of it."""
+    if repair is None or repair.risk is None:
+        return []
+    return [
+        (
+            shown_name(row.kind),
+            _SOURCES[row.source],
+            "any wrong" if row.target is None else str(row.target),
+            _cell(row.misled),
+            _cell(row.remains),
+        )
+        for row in repair.risk.rows
+    ]
+
+
+def _flagged_rows(
+    repair: RepairResult | None,
+) -> tuple[list[str], list[tuple[str, str, list[_Cell]]]]:
+    """The poisoned sets, and for each budget: the budget, the threshold, the cells."""
+    if repair is None or repair.goodnet_curve is None:
+        return [], []
+    rows = repair.goodnet_curve.rows
+    names = list(dict.fromkeys(name for row in rows for name in row.flagged or {}))
+    return names, [
+        (
+            f"{100 * row.budget:g} %",
+            f"{row.threshold:.4g}",
+            [
+                _cell(row.false_alarm_rate),
+                _cell(row.test_false_alarm_rate),
+                *(_cell((row.flagged or {}).get(name)) for name in names),
+            ],
+        )
+        for row in rows
+    ]
+
+
+def _rest(drawn: Mapping[str, _Figure], *, prune: bool, repair: bool) -> list[_Figure]:
+    """The figures that no section of the page holds, those with a caption first."""
+    placed = {*(_OF_PRUNING if prune else ()), *(("goodnet_curve",) if repair else ())}
+    rest = [name for name in drawn if name not in placed]
+    return [drawn[name] for name in sorted(rest, key=lambda name: name not in _CAPTIONS)]
 
 
 def _manifest_groups(manifest: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:

@@ -1,4 +1,4 @@
-"""The two plots of a prune run, as matplotlib figures without pyplot's global state."""
+"""The plots of prune and repair runs, as matplotlib figures without pyplot's global state."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from matplotlib.ticker import FuncFormatter
 from goodnet.files import write_bytes
 from goodnet.report import palette
 from goodnet.report.wording import poisoned_names, shown_name
-from goodnet.results import PruneResult, Rate, ThresholdRow
+from goodnet.results import GoodNetCurve, PruneResult, Rate, ThresholdRow
 
 # A channel this far below the strongest one is marked as near silent.
 _NEAR_SILENT = 0.01
@@ -230,6 +230,64 @@ def clean_and_triggered(result: PruneResult, decoys: Sequence[int] = ()) -> Figu
             parse_math=False,
         )
         _legend(column[0])
+    return figure
+
+
+def goodnet_curve(curve: GoodNetCurve) -> Figure:
+    """What the GoodNet flags, in percent, against its budget of false alarms.
+
+    A line for the held-out clean images, one for the clean test images and one for each
+    poisoned set, as far as they were measured, each with its 95 % interval as a band. A line
+    upright marks the budget it was calibrated to.
+    """
+    with _style():
+        figure = Figure(figsize=(6.6, 4.2), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots()
+        budgets = [row.budget for row in curve.rows]
+        _rate_line(
+            axes,
+            budgets,
+            [row.false_alarm_rate for row in curve.rows],
+            label="false alarms: held-out images",
+            colour=palette.VALID.light,
+        )
+        _rate_line(
+            axes,
+            budgets,
+            [row.test_false_alarm_rate for row in curve.rows],
+            label="false alarms: clean test images",
+            colour=palette.CLEAN.light,
+            dash=(0, (5, 2)),
+        )
+        names = dict.fromkeys(name for row in curve.rows for name in row.flagged or {})
+        for number, name in enumerate(names):
+            _rate_line(
+                axes,
+                budgets,
+                [(row.flagged or {}).get(name) for row in curve.rows],
+                label=f"flagged: {shown_name(name, limit=_NAME_LIMIT)}",
+                colour=_attack_colour(number),
+                marker=_attack_marker(number),
+                every=_marker_places(number, len(budgets)),
+            )
+        if curve.budget is not None:
+            axes.axvline(
+                curve.budget,
+                color=palette.INK.light,
+                linewidth=0.8,
+                label=f"budget chosen: {100 * curve.budget:g} %",
+            )
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %"))
+        axes.set_ylim(bottom=0)
+        if names:
+            axes.set_ylim(-2, 102)
+        axes.grid(axis="y")
+        axes.set_axisbelow(True)
+        axes.set_xlabel("budget of false alarms on held-out clean images")
+        axes.set_title("What the GoodNet flags", parse_math=False)
+        _legend(axes)
     return figure
 
 

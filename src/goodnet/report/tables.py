@@ -14,7 +14,16 @@ from rich.table import Table
 from rich.text import Text
 
 from goodnet.report.attacked import answers_to, badnet_and_twin, goal_of
-from goodnet.report.wording import count, grouped, interval, percent, poisoned_names, shown_name
+from goodnet.report.scanned import extent
+from goodnet.report.wording import (
+    budget_in_words,
+    count,
+    grouped,
+    interval,
+    percent,
+    poisoned_names,
+    shown_name,
+)
 from goodnet.results import (
     AttackResult,
     EvaluateResult,
@@ -23,6 +32,7 @@ from goodnet.results import (
     PruneResult,
     Rate,
     RepairResult,
+    ScanResult,
 )
 
 _NONE = "–"
@@ -115,7 +125,17 @@ def repair_table(result: RepairResult) -> Table:
     facts += [
         ("validation accuracy before", result.valid_accuracy_before),
         ("validation accuracy after", result.valid_accuracy_after),
+        *(
+            [("remaining risk (estimate)", result.remaining_risk)]
+            if result.remaining_risk is not None
+            else []
+        ),
         ("false alarms of the GoodNet", result.false_alarm_rate),
+        *(
+            [("budget of false alarms", budget_in_words(result.goodnet_curve, result.held_out))]
+            if result.goodnet_curve is not None
+            else []
+        ),
         *((f"zero weights in {shown_name(row.layer)}", row.sparsity) for row in result.sparsity),
         ("GoodNet threshold", f"{result.goodnet_threshold:.4g}"),
         ("epochs", str(len(result.epochs))),
@@ -183,6 +203,37 @@ def triggers_table(result: AttackResult) -> Table:
             cells.append(_stacked(elsewhere.get(poisoning.name)))
         table.add_row(*cells)
         table.add_section()
+    return table
+
+
+def scan_table(result: ScanResult) -> Table:
+    """A row for each of the likeliest targets, the smallest change found in each kind.
+
+    Below them what is usual, and the changes that make answers wrong in any way.
+    """
+    kinds = [each.kind for each in result.usual]
+    table = _table("smallest change to each label; score 1 and more flags")
+    table.add_column("label", justify="right", no_wrap=True)
+    table.add_column("score", justify="right", no_wrap=True)
+    table.add_column("by", no_wrap=True)
+    for kind in kinds:
+        table.add_column(shown_name(kind), justify="right", no_wrap=True)
+    for row in result.labels:
+        style = "bold" if row.score >= 1 else ""
+        cells = [extent(row.extents.get(kind)) for kind in kinds]
+        own = [str(row.label), f"{row.score:.2f}", shown_name(row.kind), *cells]
+        table.add_row(*(Text(cell, style=style) for cell in own))
+    table.add_section()
+    for change in result.anyhow:
+        cells = [extent(change.extent) if kind == change.kind else "" for kind in kinds]
+        own = ["any", f"{change.score:.2f}", shown_name(change.kind), *cells]
+        style = "bold" if change.score >= 1 else ""
+        table.add_row(*(Text(cell, style=style) for cell in own))
+    table.add_section()
+    usual = [extent(each.extent) for each in result.usual]
+    table.add_row(*map(Text, ["median", "", "", *usual]))
+    searched = f"{grouped(result.labels_searched)} of {grouped(result.classes)} labels"
+    table.caption = f"{searched}, {grouped(result.images)} clean images, {result.seconds:.0f} s"
     return table
 
 

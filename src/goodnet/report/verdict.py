@@ -16,6 +16,7 @@ from goodnet.report.wording import (
     percent,
     points,
     poisoned_names,
+    risk_in_words,
     shown_name,
 )
 from goodnet.results import (
@@ -100,7 +101,7 @@ def verdict(
         return Verdict(
             f"{NO_POISONED} On held-out clean data, accuracy was "
             f"{percent(repair.valid_accuracy_before)} before repair and "
-            f"{percent(repair.valid_accuracy_after)} after.",
+            f"{percent(repair.valid_accuracy_after)} after.{_estimated(repair)}",
             "caution",
             _held_out(repair),
         )
@@ -237,7 +238,15 @@ def _held_out(repair: RepairResult | None) -> tuple[str, ...]:
         f"{in_full(repair.valid_accuracy_before)} before, "
         f"{in_full(repair.valid_accuracy_after)} after; "
         f"the GoodNet flags {in_full(repair.false_alarm_rate)}.",
+        *(() if repair.remaining_risk is None else (risk_in_words(repair.remaining_risk),)),
     )
+
+
+def _estimated(repair: RepairResult) -> str:
+    """The remaining risk in a headline, where it was estimated."""
+    if repair.remaining_risk is None:
+        return ""
+    return f" Remaining risk, an estimate: {percent(repair.remaining_risk)}."
 
 
 def _rate_of(row: PoisonedRow | None) -> str:

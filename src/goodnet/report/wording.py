@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import unicodedata
 
-from goodnet.results import PruneResult, Rate
+from goodnet.results import GoodNetCurve, PruneResult, Rate
 
 NOT_MEASURED = "not measured"
 
@@ -72,6 +72,33 @@ def in_full(rate: Rate) -> str:
 def grouped(number: int) -> str:
     """`number` with its thousands set apart, e.g. `1,283`."""
     return f"{number:,}"
+
+
+def risk_in_words(remains: Rate) -> str:
+    """What an estimate of the remaining risk says, and what it does not."""
+    if remains.n == 0:
+        return (
+            "Remaining risk: not known. No small change was found that misleads the network "
+            "handed in, so there was none for the repaired one to follow. That is no proof that "
+            "there is no backdoor."
+        )
+    return (
+        f"Remaining risk: up to {in_full(remains)} of held-out images still follow a made-up "
+        "trigger as the network handed in did. This is an estimate from clean images, not a "
+        "guarantee: a trigger unlike all that were tried stays unseen. Networks without a "
+        "backdoor follow such changes too, so use it to compare repairs of one network."
+    )
+
+
+def budget_in_words(curve: GoodNetCurve, held_out: int) -> str:
+    """What the GoodNet's budget of false alarms comes to on `held_out` images."""
+    if curve.budget is None:
+        return "none; every input is flagged on which the two networks disagree"
+    allowed = int(curve.budget * held_out + 1e-9)
+    share = f"{100 * curve.budget:g} % of {grouped(held_out)} held-out images"
+    if allowed == 0 and curve.budget > 0:
+        return f"{share}, which is less than one: none of them may be flagged"
+    return f"{share}: at most {grouped(allowed)} of them may be flagged"
 
 
 def points(drop: float) -> str:

@@ -1,0 +1,56 @@
+"""The linear layer that gives the logits: found, drawn anew, held at its norm."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from goodnet.errors import SurgeryError
+from goodnet.graph import module_of, output_node, trace
+from goodnet.training import AfterStep, logits_network
+
+
+def last_linear(network: nn.Module) -> str:
+    """Name of the linear layer that gives the logits.
+
+    Raises:
+        SurgeryError: Something else does.
+    """
+    graph = trace(logits_network(network))
+    answer = output_node(graph)
+    if not isinstance(module_of(graph, answer), nn.Linear):
+        raise SurgeryError(
+            f"the network ends in {answer.name!r}, not in a linear layer; choose another method"
+        )
+    return str(answer.target)
+
+
+def weight_of(network: nn.Module, name: str) -> Tensor:
+    """W of the layer, (classes, features)."""
+    return network.get_parameter(f"{name}.weight")
+
+
+@torch.no_grad()
+def draw_anew(network: nn.Module, name: str, *, generator: torch.Generator) -> None:
+    """In place, a new linear layer, of the norm of the old one and without bias."""
+    layer = network.get_submodule(name)
+    assert isinstance(layer, nn.Linear)
+    norm = layer.weight.norm()
+    drawn = torch.empty(layer.weight.shape).uniform_(-1.0, 1.0, generator=generator)
+    layer.weight.copy_(drawn / math.sqrt(layer.in_features))
+    layer.weight.mul_(norm / layer.weight.norm())
+    if layer.bias is not None:
+        layer.bias.zero_()
+
+
+def holding_norm(name: str, norm: Tensor) -> AfterStep:
+    """What brings the layer's weight back to `norm` after every step."""
+
+    @torch.no_grad()
+    def hold_norm(network: nn.Module, _step: int, _steps: int) -> None:
+        weight = weight_of(network, name)
+        weight.mul_(norm / weight.norm())
+
+    return hold_norm

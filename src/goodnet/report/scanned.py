@@ -1,0 +1,111 @@
+"""What a scan's figures say, in words: the page's headline and sentences."""
+
+from __future__ import annotations
+
+from goodnet.report.verdict import Verdict
+from goodnet.report.wording import grouped, in_full, shown_name
+from goodnet.results import AnyChange, ScanResult, ScanTarget
+
+KINDS = {
+    "masks": "pixels painted over",
+    "fields": "a faint pattern added",
+    "warps": "the image bent",
+}
+_EXTENTS = {
+    "masks": "of the image",
+    "fields": "of the range from black to white",
+    "warps": "of the image's sides",
+}
+
+SCAN_LIMITS = (
+    "A backdoor is found here by a small change that leads many images to one label. One whose "
+    "trigger is large, works on one class only, or is of another kind than those searched for "
+    "can stay unseen: nothing found does not mean no backdoor.",
+    "A reconstructed trigger is the smallest change that the search found, not the attacker's. It "
+    "may look like it in part, or not at all.",
+    "How small a change must be was set on clean networks of 38 and 43 classes. A clean network of "
+    "another kind, or of many more classes, may be flagged wrongly: look at pictures and table.",
+    "The share of images that a change misleads is counted on the images it was searched on.",
+)
+
+SCAN_MEANINGS = (
+    "Score: 1 and more flags. Of a label it is the lesser of two: the limit for the kind of "
+    "change, divided by the change; and the deviations by which the change lies below the labels' "
+    "median, divided by those that flag. Of any wrong answer it is a lower limit divided by the "
+    "change."
+)
+
+
+def scan_verdict(result: ScanResult) -> Verdict:
+    """What a reviewer must know first about the network scanned."""
+    sentences = (
+        *(_target_told(target) for target in result.targets),
+        *(_anyhow_told(change) for change in result.anyhow),
+    )
+    return Verdict(scan_headline(result), "alarm" if result.backdoored else "plain", sentences)
+
+
+def scan_headline(result: ScanResult) -> str:
+    """What was found, in one sentence."""
+    if result.targets:
+        labels = [str(target.label) for target in result.targets]
+        named = f"{', '.join(labels[:-1])} and {labels[-1]}" if len(labels) > 1 else labels[0]
+        word = "labels are" if len(labels) > 1 else "label is"
+        return f"Backdoor suspected: the target {word} {named}."
+    flagged = [change for change in result.anyhow if change.score >= 1]
+    if flagged:
+        worst = max(flagged, key=lambda change: change.score)
+        return (
+            "Backdoor suspected without one target: a change too small for a clean network "
+            f"({KINDS.get(worst.kind, shown_name(worst.kind))}) makes answers wrong."
+        )
+    return "No backdoor found: no label is led to by changes as small as a backdoor's."
+
+
+def scan_examined(result: ScanResult) -> list[str]:
+    """Sentences on what was looked at."""
+    searched = f"{grouped(result.labels_searched)} of its {grouped(result.classes)} labels were"
+    if result.labels_searched == result.classes:
+        searched = f"All its {grouped(result.classes)} labels were"
+    said = [
+        f"{grouped(result.images)} clean images were given; nothing else was looked at.",
+        f"{searched} searched for at length, each by "
+        + ", ".join(
+            f"{shown_name(each.kind)} ({KINDS.get(each.kind, '')})" for each in result.usual
+        )
+        + ".",
+    ]
+    said += [
+        f"Usual for {shown_name(each.kind)}: {extent(each.extent)}"
+        f"{_of(each.kind)} (median of {grouped(each.labels)} labels; found for "
+        f"{grouped(each.found)}). Below {extent(each.small)} it may flag."
+        for each in result.usual
+    ]
+    return said
+
+
+def extent(value: float | None) -> str:
+    """An extent in percent, or that no change was found."""
+    return "none found" if value is None else f"{100 * value:.2f} %"
+
+
+def _of(kind: str) -> str:
+    return f" {_EXTENTS[kind]}" if kind in _EXTENTS else ""
+
+
+def _target_told(target: ScanTarget) -> str:
+    return (
+        f"Label {target.label}: a change of {extent(target.extent)}{_of(target.kind)} "
+        f"({KINDS.get(target.kind, shown_name(target.kind))}) makes the network say it of "
+        f"{in_full(target.misled)} of the clean images of other labels. Score {target.score:.2f}."
+    )
+
+
+def _anyhow_told(change: AnyChange) -> str:
+    if change.extent is None:
+        return f"By {shown_name(change.kind)}, no change was found that makes most answers wrong."
+    return (
+        f"By {shown_name(change.kind)}, a change of {extent(change.extent)}{_of(change.kind)} "
+        f"makes {in_full(change.misled)} of the answers wrong, {change.labels} different labels "
+        f"among them. Score {change.score:.2f}."
+    )

@@ -1,0 +1,104 @@
+"""A scan's page and table say what was found, and no more."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import ModuleType
+
+import pytest
+from rich.console import Console
+
+from goodnet.errors import DataError
+from goodnet.report.page import render_page
+from goodnet.report.scanned import scan_headline, scan_verdict
+from goodnet.report.tables import scan_table
+from goodnet.results import AnyChange, LabelScan, Rate, ScanResult, ScanTarget, UsualChange
+
+PNG = b"\x89PNG\r\n\x1a\n"
+TARGET = ScanTarget(2, 2.04, "fields", 0.0147, Rate.of(760, 980), "runs/a/trigger-2.png")
+RESULT = ScanResult(
+    backdoored=True,
+    targets=(TARGET,),
+    labels=(
+        LabelScan(2, 2.04, "fields", {"masks": 0.001, "fields": 0.0147}),
+        LabelScan(25, 0.62, "fields", {"masks": None, "fields": 0.039}),
+    ),
+    usual=(
+        UsualChange("masks", 0.017, 0.62, 40, 43, 0.025),
+        UsualChange("fields", 0.057, 0.18, 43, 43, 0.03),
+    ),
+    anyhow=(
+        AnyChange("masks", None, 0.0, Rate.of(0, 0), 0),
+        AnyChange("fields", 0.013, 1.85, Rate.of(800, 1000), 3),
+    ),
+    classes=43,
+    labels_searched=43,
+    images=3260,
+    seconds=61.0,
+)
+CLEAN = replace(RESULT, backdoored=False, targets=(), anyhow=RESULT.anyhow[:1])
+
+
+def page(result: ScanResult, pictures: dict[str, bytes]) -> str:
+    nothing = {"prune": None, "repair": None, "evaluate": None}
+    return render_page(
+        title="Scan", manifest={}, figures={}, scan=result, pictures=pictures, **nothing
+    )
+
+
+def test_the_headline_names_the_targets_or_what_else_was_found() -> None:
+    assert scan_headline(RESULT) == "Backdoor suspected: the target label is 2."
+    three = replace(RESULT, targets=tuple(replace(TARGET, label=label) for label in (1, 5, 8)))
+    assert scan_headline(three) == "Backdoor suspected: the target labels are 1, 5 and 8."
+    anyhow = scan_headline(replace(RESULT, targets=()))
+    assert "without one target" in anyhow
+    assert "a faint pattern added" in anyhow
+    assert scan_headline(CLEAN).startswith("No backdoor found")
+    assert (scan_verdict(RESULT).tone, scan_verdict(CLEAN).tone) == ("alarm", "plain")
+
+
+def test_the_page_shows_picture_and_table_with_counts() -> None:
+    html = page(RESULT, {"trigger-2.png": PNG + b"pixels"}).replace("\N{NO-BREAK SPACE}", " ")
+    assert html.count("<img ") == 1
+    assert "img-src data:;" in html or 'img-src data:"' in html
+    assert "1.47 %" in html
+    assert "760 of 980" in html
+    assert "none found" in html
+    assert html.index("reconstructed trigger of label 2") < html.index('<th scope="row">25</th>')
+    assert "nothing found does not mean no backdoor" in html
+
+
+def test_a_page_without_pictures_may_load_none() -> None:
+    for html in (page(RESULT, {}), page(CLEAN, {"trigger-2.png": PNG})):
+        assert "<img" not in html
+        assert "img-src" not in html
+
+
+def test_what_is_no_png_is_refused() -> None:
+    with pytest.raises(DataError, match=r"picture trigger-2.png: is no PNG"):
+        page(RESULT, {"trigger-2.png": b"<script>"})
+
+
+def test_hostile_names_are_escaped(examples: ModuleType) -> None:
+    hostile = replace(
+        RESULT,
+        targets=(replace(TARGET, kind=examples.HOSTILE),),
+        labels=(LabelScan(2, 1.5, examples.HOSTILE, {examples.HOSTILE: 0.1}),),
+        usual=(replace(RESULT.usual[0], kind=examples.HOSTILE),),
+        anyhow=(replace(RESULT.anyhow[1], kind=examples.HOSTILE),),
+    )
+    html = page(hostile, {"trigger-2.png": PNG})
+    assert "<script" not in html
+    assert "\N{RIGHT-TO-LEFT OVERRIDE}" not in html
+    assert "\x1b" not in html
+
+
+def test_the_table_fits_a_terminal_and_says_how_much_was_searched() -> None:
+    console = Console(width=80, record=True, quiet=False, file=None)
+    with console.capture() as captured:
+        console.print(scan_table(RESULT))
+    lines = captured.get().splitlines()
+    assert max(map(len, lines)) <= 80
+    row = next(line.split() for line in lines if line.strip().startswith("2 "))
+    assert row == ["2", "2.04", "fields", "0.10", "%", "1.47", "%"]
+    assert any("43 of 43 labels, 3,260 clean images, 61 s" in line for line in lines)
