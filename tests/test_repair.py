@@ -103,7 +103,7 @@ def test_the_remaining_risk_is_of_the_held_out_part(
         lamps, clean, classes=3, method="prune", settings=SETTINGS, generator=generator()
     )[2]
     _, held_out = clean.split(0.4, generator=generator())
-    assert [data.images.pixels.tolist() for data in asked] == [held_out.images.pixels.tolist()]
+    assert [data.pixels().tolist() for data in asked] == [held_out.pixels().tolist()]
     assert result.risk is not None
     assert result.remaining_risk == result.risk.remaining_risk
     assert result.remaining_risk.value < 0.1
