@@ -6,6 +6,7 @@ import json
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,15 @@ def test_without_its_clean_twin_nothing_is_made(data: Path) -> None:
     assert patch == ("patch", 0, "not made, for want of its clean twin")
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C raises, also where the tests run in the background of a shell, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_ends_what_is_being_made_and_leaves_nothing_half_written(data: Path) -> None:
     tasks = tasks_of(data, width=64, options=("--epochs", "100000"))
     # To the main thread, as from a keyboard.
