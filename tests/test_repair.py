@@ -211,7 +211,7 @@ def test_the_goodnet_is_calibrated_on_the_held_out_part_on_request(
 def test_an_unknown_method_is_answered_with_the_known_ones(
     lamps: nn.Sequential, clean: CleanData
 ) -> None:
-    known = "prune, fine-tune, fine-prune, magnitude"
+    known = "auto, prune, fine-tune, fine-prune, magnitude"
     with pytest.raises(SettingsError, match=f"method is 'pray'; choose one of: {known}"):
         repair(lamps, clean, classes=3, method="pray", settings=SETTINGS, generator=generator())
 
