@@ -7,6 +7,7 @@ import json
 import shutil
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import numpy as np
 import pytest
 import torch
 
+from goodnet.data.readers import read_images
+from goodnet.data.writers import write_images
 from goodnet.formats import read_model
 
 Command = Callable[..., Any]
@@ -366,3 +369,26 @@ def test_every_command_explains_itself(goodnet: Command) -> None:
         answer = goodnet(command, "--help")
         assert answer.code == 0
         assert "usage: goodnet" in answer.out
+
+
+@pytest.mark.parametrize("method", ["auto", "fine-prune"])
+def test_no_decision_reads_what_is_poisoned(
+    method: str, goodnet: Command, desk: Path, tmp_path: Path
+) -> None:
+    """With the labels of the poisoned set shuffled the repaired network is the same, bit by bit."""
+    poisoned = read_images(desk / "corner.h5").in_memory()
+    shuffled = replace(poisoned, labels=(poisoned.labels + 1) % 3)
+    write_images(shuffled, tmp_path / "shuffled.h5")
+    networks, successes = [], []
+    for name, pack in (("right", desk / "corner.h5"), ("shuffled", tmp_path / "shuffled.h5")):
+        answer = goodnet(
+            "repair", desk / "net.h5", "--valid", desk / "valid.h5", "--method", method,
+            "--epochs", 1, "--test", desk / "test.h5", "--poisoned", pack, "--no-risk",
+            "--out", tmp_path / name, "--json", "-q",
+        )  # fmt: skip
+        assert answer.code == 0, answer.err
+        networks.append(read_model(tmp_path / name / "repaired.h5").network.state_dict())
+        rows = answer.json()["evaluate"]["networks"]
+        successes.append([row["poisoned"][0]["attack_success_rate"]["count"] for row in rows])
+    assert all(torch.equal(value, networks[1][key]) for key, value in networks[0].items())
+    assert successes[0] != successes[1]
