@@ -446,8 +446,7 @@ class CellResult:
             held-out clean images, calls backdoored.
         remaining_risk: The repair's own estimate of the attack success that is left, by clean
             data alone; not made where it is None.
-        seconds: The repair with its estimate of the remaining risk, without reading and
-            measuring.
+        seconds: Of the defense and the GoodNet, without the estimate of the risk.
     """
 
     member: str

@@ -31,7 +31,7 @@ from goodnet.probes import (
     Probe,
     Suspect,
     least_changes,
-    misled_to,
+    likeliest_labels,
     random_probes,
     searched_probes,
     surely_misled,
@@ -54,8 +54,6 @@ AUTO = TrainingSettings(
 
 _ROUNDS = 2
 _SEARCH_STEPS = 60
-_MOST_LABELS = 64
-"""Labels searched for; where there are more, those that random changes lead to most."""
 _ANY = 8
 """Starts of the search for changes that make answers wrong in any way."""
 _CHANGED = 0.5
@@ -135,12 +133,7 @@ def _search(
     suspect: Suspect, clean: CleanData, *, generator: torch.Generator, progress: Progress
 ) -> tuple[Found, ...]:
     """The small changes that mislead the network, of each kind."""
-    size = clean.specification.size
-    classes = suspect(torch.zeros(1, *size)).shape[1]
-    labels = torch.arange(classes)
-    if classes > _MOST_LABELS:
-        often = misled_to(suspect, clean, random_probes(size), classes=classes, generator=generator)
-        labels = often.argsort(descending=True, stable=True)[:_MOST_LABELS]
+    labels = likeliest_labels(suspect, clean, generator=generator)
     targets = torch.cat([labels, torch.full((_ANY,), -1)])
     return tuple(
         least_changes(
@@ -152,7 +145,7 @@ def _search(
             generator=generator,
             progress=progress,
         ).small()
-        for probe in searched_probes(size)
+        for probe in searched_probes(clean.specification.size)
     )
 
 

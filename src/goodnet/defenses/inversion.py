@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from goodnet.data.images import as_float
 from goodnet.data.roles import CleanData, require_clean
 from goodnet.defenses.repaired import DefenseSettings, Repaired
-from goodnet.probes import Found, SearchedProbe, Suspect, least_changes, misled_to, random_probes
+from goodnet.probes import Found, SearchedProbe, Suspect, least_changes, likeliest_labels
 from goodnet.probes.masks import Masks
 from goodnet.training import Loss, Progress, TrainingSettings, cross_entropy, layout_of, train
 
@@ -36,7 +36,6 @@ INVERSION = TrainingSettings(epochs=1, batch_size=64, learning_rate=1e-3, least_
 
 _STEPS = 200
 """Of the search."""
-_MOST_LABELS = 64
 _SUCCESS, _ASKED = 0.99, 512
 _FACTORS = tuple(1.25**power for power in range(16))
 """By which a mask is made stronger until it misleads that share of so many images."""
@@ -128,14 +127,14 @@ def inversion(
 def _smallest_masks(
     suspect: Suspect, clean: CleanData, *, generator: torch.Generator, progress: Progress
 ) -> Found:
-    size = clean.specification.size
-    classes = suspect(torch.zeros(1, *size)).shape[1]
-    labels = torch.arange(classes)
-    if classes > _MOST_LABELS:
-        often = misled_to(suspect, clean, random_probes(size), classes=classes, generator=generator)
-        labels = often.argsort(descending=True, stable=True)[:_MOST_LABELS]
     return least_changes(
-        suspect, clean, Masks(size), labels, steps=_STEPS, generator=generator, progress=progress
+        suspect,
+        clean,
+        Masks(clean.specification.size),
+        likeliest_labels(suspect, clean, generator=generator),
+        steps=_STEPS,
+        generator=generator,
+        progress=progress,
     )
 
 

@@ -2,7 +2,14 @@
 
 from goodnet.probes.probe import Probe, SearchedProbe
 from goodnet.probes.registry import random_probes, searched_probes
-from goodnet.probes.search import Found, Suspect, least_changes, misled_to, surely_misled
+from goodnet.probes.search import (
+    Found,
+    Suspect,
+    least_changes,
+    likeliest_labels,
+    misled_to,
+    surely_misled,
+)
 
 __all__ = [
     "Found",
@@ -10,6 +17,7 @@ __all__ = [
     "SearchedProbe",
     "Suspect",
     "least_changes",
+    "likeliest_labels",
     "misled_to",
     "random_probes",
     "searched_probes",

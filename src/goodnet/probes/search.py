@@ -14,6 +14,7 @@ from goodnet.data.images import as_float
 from goodnet.data.roles import CleanData
 from goodnet.formats.specification import InputSpecification
 from goodnet.probes.probe import Probe, SearchedProbe
+from goodnet.probes.registry import random_probes
 from goodnet.training import Precision, Progress, layout_of, logits_network, no_progress
 
 _STEPS = 80
@@ -23,6 +24,7 @@ _IMAGES_A_STEP = 256
 _HIT = 0.75
 """A change counts as found when it misleads this share of the images."""
 _SURE = 0.9
+_MOST_LABELS = 64
 
 
 class Suspect:
@@ -171,6 +173,16 @@ def misled_to(
     for _, said, right in _after_changes(suspect, clean, probes, images, generator):
         counts += torch.bincount(said[said != right], minlength=classes)
     return counts
+
+
+def likeliest_labels(suspect: Suspect, clean: CleanData, *, generator: torch.Generator) -> Tensor:
+    """All labels; of more than 64 those that random changes lead to most, int64 (labels,)."""
+    size = clean.specification.size
+    classes = suspect(torch.zeros(1, *size)).shape[1]
+    if classes <= _MOST_LABELS:
+        return torch.arange(classes)
+    often = misled_to(suspect, clean, random_probes(size), classes=classes, generator=generator)
+    return often.argsort(descending=True, stable=True)[:_MOST_LABELS]
 
 
 def surely_misled(
