@@ -1,0 +1,68 @@
+"""Training a detector of torchvision's convention on scenes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from goodnet.data.images import ImageSet
+from goodnet.data.roles import TrainingData
+from goodnet.data.scenes import Scenes
+from goodnet.errors import SettingsError
+from goodnet.formats.specification import InputSpecification
+from goodnet.training import Progress, Training, TrainingSettings, no_progress, train
+
+
+def train_detector(
+    network: nn.Module,
+    scenes: Scenes,
+    settings: TrainingSettings,
+    *,
+    generator: torch.Generator,
+    progress: Progress = no_progress,
+) -> Training:
+    """A copy of `network` trained on all scenes, after its last epoch.
+
+    Args:
+        network: Left bit-identical; gives a dict of losses in training mode, all of which
+            are made small together.
+        scenes: With their boxes and labels.
+        settings: How to train; without augmentation, which would move signs out of their
+            boxes.
+        generator: Draws the order, and what the network draws.
+        progress: Told after every epoch.
+
+    Raises:
+        SettingsError: There is an augmentation.
+        GoodnetError: The loss became NaN or infinite.
+    """
+    if settings.augmentation is not None:
+        raise SettingsError(
+            "augmentation", settings.augmentation, "give None: it would move signs, not their boxes"
+        )
+    targets = scenes.targets()
+
+    def loss(trained: nn.Module, inputs: Tensor, _labels: Tensor, chosen: Tensor) -> Tensor:
+        wanted = [
+            {key: value.to(inputs.device) for key, value in targets[at].items()}
+            for at in chosen.tolist()
+        ]
+        losses: dict[str, Tensor] = trained(list(inputs), wanted)
+        return torch.stack(list(losses.values())).sum()
+
+    # The trainer knows one label an image; the boxes are looked up by the image's place.
+    images = ImageSet(
+        scenes.source,
+        scenes.size,
+        scenes.images,
+        torch.zeros(len(scenes), dtype=torch.int64),
+    )
+    return train(
+        network,
+        TrainingData(images, InputSpecification(scenes.size)),
+        settings,
+        generator=generator,
+        loss=loss,
+        progress=progress,
+        what="training the detector",
+    )
