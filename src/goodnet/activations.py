@@ -21,6 +21,8 @@ from goodnet.modes import evaluating
 
 PruneOrder = Literal["increasing", "decreasing"]
 MEMORY_BUDGET = 2 * 2**30
+BLOCK = 1024
+"""Images whose activations are added up at a time: sums of floats depend on their grouping."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,10 +43,28 @@ class LayerOutputs:
 
     def channel_means(self) -> Tensor:
         """Mean activation of each channel, float64 (channel,)."""
-        total = torch.zeros(self.values.shape[1], dtype=torch.float64)
-        for rows in self.values.split(1024):
-            total += rows.flatten(2).mean(2, dtype=torch.float64).sum(0)
-        return total / len(self.values)
+        return mean_of_blocks(self.block_sums(), len(self))
+
+    def block_sums(self) -> Tensor:
+        """Activation of each channel added up over `BLOCK` images at a time.
+
+        An image counts with the mean over its places; float64 (block, channel).
+        """
+        blocks = self.values.split(BLOCK)
+        return torch.stack([rows.flatten(2).mean(2, dtype=torch.float64).sum(0) for rows in blocks])
+
+
+def mean_of_blocks(sums: Tensor, count: int) -> Tensor:
+    """Mean activation of each channel, float64 (channel,).
+
+    Args:
+        sums: Of each block of images, float64 (block, channel); added in their order.
+        count: Images in all.
+    """
+    total = torch.zeros(sums.shape[1], dtype=torch.float64)
+    for block in sums:
+        total += block
+    return total / count
 
 
 @torch.no_grad()
@@ -105,6 +125,11 @@ def mean_activation(network: nn.Module, layer: str, data: Batches) -> Tensor:
     Source: Liu et al. 2018, Fine-Pruning, pruning defense.
     Departure: the paper ranks single neurons; here a channel counts as one.
     """
+    return mean_of_blocks(activation_sums(network, layer, data), len(data))
+
+
+def activation_sums(network: nn.Module, layer: str, data: Batches) -> Tensor:
+    """What `mean_activation` adds up, batch by batch; float64 (batch, channel)."""
     totals: list[Tensor] = []
     with evaluating(network), _watching(network, layer, totals), torch.no_grad():
         for done, (inputs, _) in enumerate(data.batches(256)):
@@ -114,7 +139,7 @@ def mean_activation(network: nn.Module, layer: str, data: Batches) -> Tensor:
                     f"layer {layer!r} runs {len(totals) - done} times for an image; "
                     "choose one that runs once"
                 )
-    return torch.stack(totals).sum(0) / len(data)
+    return torch.stack(totals)
 
 
 @contextmanager

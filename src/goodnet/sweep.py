@@ -18,8 +18,9 @@ from torch.nn import functional as F
 from goodnet.activations import (
     LayerOutputs,
     PruneOrder,
+    activation_sums,
     layer_outputs,
-    mean_activation,
+    mean_of_blocks,
     prune_order,
 )
 from goodnet.answers import answers, device_of
@@ -99,14 +100,22 @@ def channel_means(
 
     The output is None where the network cannot be cut at the layer.
     """
+    sums, outputs = channel_sums(network, layer, data)
+    return mean_of_blocks(sums, len(data)), outputs
+
+
+def channel_sums(
+    network: nn.Module, layer: str, data: Batches
+) -> tuple[Tensor, LayerOutputs | None]:
+    """What `channel_means` adds up, float64 (block, channel), and the layer's output."""
     try:
         traced = trace(network)
     except NotTraceableError:
-        return mean_activation(network, layer, data), None
+        return activation_sums(network, layer, data), None
     node = layer_node(traced, layer)
     outputs = layer_outputs(part_upto(traced, node), data)
     can_cut = node in dominators(traced)
-    return outputs.channel_means(), outputs if can_cut else None
+    return outputs.block_sums(), outputs if can_cut else None
 
 
 def sweep_predictions(sweep: Sweep, data: Batches | None = None) -> tuple[Tensor, Tensor]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import shutil
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -67,6 +69,15 @@ def desk(made_once: Path, tmp_path: Path) -> Path:
     """A folder with `colours`, the images, and `zoo`, to do with as one likes."""
     shutil.copytree(made_once, tmp_path / "desk")
     return tmp_path / "desk"
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module `toy_cells`, where other processes find it too."""
+    folder = str(Path(__file__).parent / "toys")
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setenv("PYTHONPATH", folder)
+    return importlib.import_module("toy_cells")
 
 
 @pytest.fixture
