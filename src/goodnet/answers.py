@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from goodnet.data.roles import Batches
+from goodnet.data.roles import Batches, PreparedImages
 from goodnet.modes import evaluating
 from goodnet.results import Rate
 
@@ -35,7 +35,20 @@ def answers(
     return torch.cat(given), torch.cat(right)
 
 
-def accuracy_of(network: nn.Module, data: Batches) -> Rate:
-    """Share of the inputs whose class the network gives rightly."""
-    given, right = answers(network, data)
-    return Rate.of(int((given == right).sum()), len(right))
+def accuracy_of(network: nn.Module, data: PreparedImages) -> Rate:
+    """Share of the images, or of the things in them, that the network names rightly."""
+    right = rightly_named(network, data)
+    return Rate.of(int(right.sum()), len(right))
+
+
+@torch.no_grad()
+def rightly_named(network: nn.Module, data: PreparedImages) -> Tensor:
+    """Whether each image, or each thing in one, gets its right name; bool (things,)."""
+    task = data.images.task
+    if task is None:
+        given, right = answers(network, data)
+        return given == right
+    device = device_of(network)
+    with evaluating(network):
+        inputs = (inputs.to(device) for inputs, _ in data.batches(INFERENCE_BATCH))
+        return task.right(network, inputs)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from goodnet.answers import accuracy_of
 from goodnet.data.images import as_float
-from goodnet.data.roles import Batches, PreparedImages
+from goodnet.data.roles import PreparedImages
 from goodnet.errors import GoodnetError, NotTraceableError, SettingsError
 from goodnet.graph import trace, without_softmax
 from goodnet.results import EpochRow, Rate
@@ -144,6 +144,14 @@ def cross_entropy(logits_of: nn.Module, inputs: Tensor, labels: Tensor, _chosen:
     return F.cross_entropy(logits_of(inputs).float(), labels)
 
 
+def loss_of(data: PreparedImages) -> Loss:
+    """The loss of the images' task; the cross-entropy where they have one label each."""
+    task = data.images.task
+    if task is None:
+        return cross_entropy
+    return lambda network, inputs, _labels, chosen: task.loss(network, inputs, chosen)
+
+
 @dataclass(frozen=True, eq=False)
 class Training:
     """A trained network with its history."""
@@ -159,8 +167,8 @@ def train(
     settings: TrainingSettings,
     *,
     generator: torch.Generator,
-    loss: Loss = cross_entropy,
-    held_out: Batches | None = None,
+    loss: Loss | None = None,
+    held_out: PreparedImages | None = None,
     after_step: AfterStep | None = None,
     keep_last: bool = False,
     progress: Progress = no_progress,
@@ -174,7 +182,8 @@ def train(
         data: Labelled images, held in memory.
         settings: How to train.
         generator: Draws the order and the augmentation.
-        loss: What is made small, batch by batch.
+        loss: What is made small, batch by batch; None takes that of the images' task, or the
+            cross-entropy.
         held_out: Clean images that are not trained on; decides the epoch to keep.
         after_step: Called with (the copy, step, steps in all) after every step, to
             keep pruned weights at zero.
@@ -193,7 +202,7 @@ def train(
             data,
             settings,
             generator,
-            loss,
+            loss or loss_of(data),
             held_out,
             after_step,
             keep_last,
@@ -208,7 +217,7 @@ def _train(
     settings: TrainingSettings,
     generator: torch.Generator,
     loss: Loss,
-    held_out: Batches | None,
+    held_out: PreparedImages | None,
     after_step: AfterStep | None,
     keep_last: bool,
     progress: Progress,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from goodnet.errors import DataError
 
@@ -25,6 +25,70 @@ class Pixels(Protocol):
     def __getitem__(self, index: slice, /) -> Tensor: ...
 
 
+class Origin(Protocol):
+    """What images were drawn from, e.g. the sounds behind spectrograms, in their order.
+
+    A trigger of that kind is stamped there, before the images are drawn.
+    """
+
+    def __len__(self) -> int: ...
+
+    @property
+    def takes(self) -> str:
+        """The kind of trigger that is stamped on it, e.g. "sound"."""
+        ...
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Of one of them, as triggers take it: (samples,) of sound."""
+        ...
+
+    def select(self, indices: Tensor) -> Origin:
+        """What the images at `indices` (int64) were drawn from."""
+        ...
+
+    def images(self, change: Callable[[Tensor], Tensor]) -> Tensor:
+        """The images drawn anew from what `change` makes of the batch they were drawn from."""
+        ...
+
+
+class Task(Protocol):
+    """What a network is to say of images, where that is not one label an image.
+
+    It is of the images of one set, in their order; a detector's are objects with their boxes.
+    """
+
+    def select(self, indices: Tensor) -> Task:
+        """That of the images at `indices` (int64)."""
+        ...
+
+    def loss(self, network: nn.Module, inputs: Tensor, chosen: Tensor) -> Tensor:
+        """What is made small, of `inputs`, the images at `chosen` (int64, (batch,))."""
+        ...
+
+    def right(self, network: nn.Module, inputs: Iterable[Tensor]) -> Tensor:
+        """Of all things to be named, in order, whether they are named rightly, bool (things,).
+
+        The network is in evaluation mode; `inputs` are all images, batch by batch.
+        """
+        ...
+
+    def changed(self, images: Tensor, chosen: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+        """The images with each thing in them changed by itself.
+
+        Args:
+            images: Those at `chosen`, float32 in [0, 1], (batch, channel, height, width).
+            chosen: int64 (batch,).
+            change: Of pictures of `thing_size`, float32 in [0, 1].
+        """
+        ...
+
+    @property
+    def thing_size(self) -> tuple[int, int, int]:
+        """(channels, height, width) of the pictures that `changed` hands to `change`."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class ImageSet:
     """Labelled images, read in order.
@@ -37,6 +101,8 @@ class ImageSet:
         true_labels: int64 (n,), the right class of a poisoned image, where known.
         groups: int64 (n,), which images belong together, where known.
         class_names: Name of each label, where known.
+        origin: What the images were drawn from, where a trigger may lie before them.
+        task: What is to be said of them, where that is more than `labels`, which are all 0 then.
     """
 
     source: str
@@ -46,6 +112,8 @@ class ImageSet:
     true_labels: Tensor | None = None
     groups: Tensor | None = None
     class_names: tuple[str, ...] = ()
+    origin: Origin | None = None
+    task: Task | None = None
 
     def __post_init__(self) -> None:
         count = len(self.pixels)
@@ -59,6 +127,12 @@ class ImageSet:
                     f"{name} has shape {tuple(values.shape)} beside {count} images",
                     "give one number an image",
                 )
+        if self.origin is not None and len(self.origin) != count:
+            raise DataError(
+                self.source,
+                f"was drawn from {len(self.origin)} originals and has {count} images",
+                "give one original an image",
+            )
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -84,6 +158,8 @@ class ImageSet:
             labels=self.labels[indices],
             true_labels=None if self.true_labels is None else self.true_labels[indices],
             groups=None if self.groups is None else self.groups[indices],
+            origin=None if self.origin is None else self.origin.select(indices),
+            task=None if self.task is None else self.task.select(indices),
         )
 
 

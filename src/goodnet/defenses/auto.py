@@ -16,7 +16,9 @@ by distillation); Zhang et al. 2018, mixup (images between images); Izmailov et 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -24,17 +26,22 @@ from torch.nn import functional as F
 
 from goodnet.answers import accuracy_of
 from goodnet.data.roles import CleanData, require_clean
+from goodnet.defenses.averaging import Average
+from goodnet.defenses.exposure import exposure
 from goodnet.defenses.repaired import DefenseSettings, Repaired
 from goodnet.formats.specification import InputSpecification
 from goodnet.probes import (
+    TRIED,
     Found,
     Probe,
     Suspect,
+    Universal,
     least_changes,
     likeliest_labels,
     random_probes,
     searched_probes,
     surely_misled,
+    universal_changes,
 )
 from goodnet.results import EpochRow
 from goodnet.training import Augmentation, Progress, TrainingSettings, layout_of, train
@@ -56,22 +63,77 @@ _ROUNDS = 2
 _SEARCH_STEPS = 60
 _ANY = 8
 """Starts of the search for changes that make answers wrong in any way."""
-_CHANGED = 0.5
-"""Share of each batch that is changed."""
-_MIXED = 0.4
-"""Share of the others that are mixed with another image."""
+_FEW = 20
+"""With fewer images a class than this, right answers on changed images are learned by heart."""
+_SUSPICIOUS = 0.0075
+"""A label is suspicious where more than this share of random changes are universal and lead
+there."""
+_MANY, _SUSPICIOUS_OF_MANY, _TRIED_OF_MANY = 64, 0.0008, 2000
+"""With more classes than this, each gets fewer; so more changes of each kind are tried."""
 _SEARCHED = 0.3
 """Share of the changed images whose change was searched for, where any was found."""
-_REPLAYED = 0.5
-"""Share of the random changes that are such as misled before."""
-_REMEMBERED = 64
+_REMEMBERED = 256
+_OTHER_LABEL = 0.1
+"""How likely a change that misled images of one label is tried again on one of another."""
 _RARELY = 0.03
-"""Added to the share of images that a kind misleads surely, for how often the kind is drawn."""
-_UNLIKE = 4.0
-"""Weight of not answering as the BadNet is misled to."""
+"""Added to how much a kind misleads images of a label, for how often it is drawn for them."""
+_LASTING = 0.95
 _TEMPERATURE = 2.0
 _WEAKER, _STRONGER = 0.6, 3.0
 """Factors of a change that was found, since the attacker's need not be the smallest."""
+
+
+@dataclass(frozen=True)
+class _Dose:
+    """How hard the network is pressed.
+
+    Attributes:
+        changed: Share of each batch that is changed.
+        mixed: Share of the others that are mixed with another image.
+        replayed: Share of the random changes that are such as misled before.
+        unlike: Weight of not answering as the BadNet is misled to.
+        right: Whether the right answer is asked for where the BadNet is misled, too.
+        searches: Whether small changes are searched for and unlearned; a brittle network has
+            some without a backdoor.
+        rate: Factor of the learning rate.
+        steps: Factor of the least number of steps.
+        brightness: Of the augmentation; None leaves it.
+    """
+
+    changed: float = 0.5
+    mixed: float = 0.4
+    replayed: float = 0.5
+    unlike: float = 4.0
+    right: bool = True
+    searches: bool = True
+    rate: float = 1.0
+    steps: float = 1.0
+    brightness: float | None = None
+
+    def of(self, training: TrainingSettings) -> TrainingSettings:
+        augmentation = training.augmentation
+        if augmentation is not None and self.brightness is not None:
+            augmentation = replace(augmentation, brightness=self.brightness)
+        return replace(
+            training,
+            learning_rate=self.rate * training.learning_rate,
+            least_steps=round(self.steps * training.least_steps),
+            augmentation=augmentation,
+        )
+
+
+_FULL = _Dose()
+_GENTLE = _Dose(
+    mixed=0.9,
+    replayed=0.7,
+    unlike=8.0,
+    right=False,
+    searches=False,
+    rate=0.5,
+    steps=0.5,
+    brightness=0.7,
+)
+"""For few images: where the BadNet is misled the answer must change, to whatever."""
 
 
 def auto(
@@ -85,28 +147,32 @@ def auto(
 ) -> Repaired:
     """The network tuned until the search finds no small change that misleads it.
 
-    Of the rounds the last is kept.
+    Of the rounds the last is kept. With few images there is one, without a search, and only
+    what points to a backdoor is unlearned; where nothing does, the network is an equal copy of
+    the one handed in. Where images have a task of their own, it is `exposure`.
     """
     require_clean(held_out)
+    if require_clean(tuning).images.task is not None:
+        return exposure(network, tuning, held_out, settings, generator=generator, progress=progress)
     precision = settings.training.precision
-    specification = require_clean(tuning).specification
+    specification = tuning.specification
     suspect = Suspect(network, specification, precision)
-    weights = _RARELY + surely_misled(
-        suspect, tuning, random_probes(specification.size), generator=generator
-    )
-    found = _search(suspect, tuning, generator=generator, progress=progress)
-    tried = [f"of the network handed in, {_told(found)}"]
+    evidence = _Evidence.of(suspect, tuning, generator=generator, progress=progress)
+    if not evidence:
+        return Repaired(copy.deepcopy(network).eval(), stopped=evidence.told())
+    training_settings = evidence.dose.of(settings.training)
+    found = evidence.found
+    tried = [f"of the network handed in, {evidence.told()}"]
     repaired = network
     epochs: tuple[EpochRow, ...] = ()
     for round_ in range(1, _ROUNDS + 1):
-        unlearning = _Unlearning(network, specification, found, weights, generator)
-        average = _Average()
+        average = Average()
         training = train(
             repaired,
             tuning,
-            settings.training,
+            training_settings,
             generator=generator,
-            loss=unlearning,
+            loss=_Unlearning(network, specification, evidence, found, generator),
             held_out=held_out,
             after_step=average,
             keep_last=True,
@@ -115,18 +181,78 @@ def auto(
         )
         repaired = average.of(training.network)
         epochs += training.epochs
+        after = accuracy_of(repaired, held_out)
+        tried.append(f"after round {round_} {after.value:.1%} of held-out images are right")
+        if not evidence.dose.searches:
+            break
         left = _search(
             Suspect(repaired, specification, precision),
             tuning,
             generator=generator,
             progress=progress,
         )
-        after = accuracy_of(repaired, held_out)
-        tried.append(f"after round {round_} ({after.value:.1%} held out), {_told(left)}")
+        tried.append(f"then {_told(left)}")
         if not any(map(len, left)):
             break
         found = (*found, *left)
     return Repaired(repaired, stopped="; ".join(tried), epochs=epochs)
+
+
+@dataclass(frozen=True, eq=False)
+class _Evidence:
+    """What points to a backdoor, and how hard it is gone against.
+
+    Attributes:
+        dose: How hard.
+        universal: Random changes that work as triggers do, kind by kind.
+        weights: How often images are surely misled by each kind, float32 (kind,).
+        suspicious: The labels that so many universal changes lead to, bool (label,).
+        found: Small changes that a search found.
+    """
+
+    dose: _Dose
+    universal: tuple[Universal, ...]
+    weights: Tensor
+    suspicious: Tensor
+    found: tuple[Found, ...]
+
+    @classmethod
+    def of(
+        cls, suspect: Suspect, tuning: CleanData, *, generator: torch.Generator, progress: Progress
+    ) -> _Evidence:
+        probes = random_probes(tuning.specification.size)
+        weights = surely_misled(suspect, tuning, probes, generator=generator)
+        classes = suspect(torch.zeros(1, *tuning.specification.size)).shape[1]
+        limit, tried = _SUSPICIOUS, TRIED
+        if classes > _MANY:
+            limit, tried = _SUSPICIOUS_OF_MANY, _TRIED_OF_MANY
+        universal = universal_changes(suspect, tuning, probes, tried=tried, generator=generator)
+        counts = torch.stack([each.counts(classes) for each in universal]).sum(0)
+        dose = _GENTLE if len(tuning) < _FEW * classes else _FULL
+        found: tuple[Found, ...] = ()
+        if dose.searches:
+            found = _search(suspect, tuning, generator=generator, progress=progress)
+        return cls(
+            dose=dose,
+            universal=universal,
+            weights=weights,
+            suspicious=counts > limit * sum(each.tried for each in universal),
+            found=found,
+        )
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to go against."""
+        return self.dose.right or bool(self.suspicious.any())
+
+    def told(self) -> str:
+        """For people."""
+        labels = ", ".join(map(str, self.suspicious.nonzero().flatten().tolist()))
+        told = f"random changes lead to {labels or 'no label'} unusually often"
+        if self.dose.searches:
+            told += f", {_told(self.found)}"
+        if not self:
+            told += "; with so few images nothing is unlearned without a reason"
+        return told
 
 
 def _search(
@@ -166,40 +292,17 @@ def _labels(found: Found) -> str:
     return " and ".join([*labels, *(["anyhow"] if (found.targets < 0).any() else [])])
 
 
-class _Average:
-    """The mean of the weights over the second half of the steps."""
-
-    def __init__(self) -> None:
-        self._mean: dict[str, Tensor] = {}
-        self._count = 0
-
-    @torch.no_grad()
-    def __call__(self, network: nn.Module, step: int, steps: int) -> None:
-        if step <= steps // 2:
-            return
-        self._count += 1
-        for name, weights in network.named_parameters():
-            if self._count == 1:
-                self._mean[name] = weights.detach().clone()
-            else:
-                self._mean[name].lerp_(weights, 1 / self._count)
-
-    @torch.no_grad()
-    def of(self, network: nn.Module) -> nn.Module:
-        """`network` with these weights."""
-        for name, weights in network.named_parameters():
-            weights.copy_(self._mean[name])
-        return network
-
-
 class _Unlearning:
     """The loss: right answers on changed images, the BadNet's answers on clean ones.
+
+    Of few images only wrong answers count that suspicious labels get, or changes that were
+    searched for; and they need not become right.
 
     Args:
         badnet: B, which teaches on clean images and warns on changed ones.
         specification: How it wants its inputs.
+        evidence: Against the BadNet.
         found: Changes that a search found.
-        weights: How often each kind of random change is drawn, float32 (kinds,).
         generator: Draws the changes.
     """
 
@@ -207,17 +310,17 @@ class _Unlearning:
         self,
         badnet: nn.Module,
         specification: InputSpecification,
+        evidence: _Evidence,
         found: Sequence[Found],
-        weights: Tensor,
         generator: torch.Generator,
     ) -> None:
         # Called within `train`, which decides the precision.
         self._badnet = Suspect(badnet, specification)
         self._specification = specification
         self._layout = layout_of(badnet)
-        self._found = [each for each in found if len(each)]
-        self._random = [_Replayed(probe, generator) for probe in random_probes(specification.size)]
-        self._weights = weights
+        self._dose = evidence.dose
+        self._counted = evidence.suspicious | evidence.dose.right
+        self._changes = _Changes(evidence, found, generator)
         self._generator = generator
 
     def __call__(
@@ -225,24 +328,29 @@ class _Unlearning:
     ) -> Tensor:
         _freeze_norms(network)
         images = self._specification.restore(inputs)
-        kept = len(images) - round(_CHANGED * len(images))
-        mixed = round(_MIXED * kept)
+        kept = len(images) - round(self._dose.changed * len(images))
+        mixed = round(self._dose.mixed * kept)
         between = self._between(images[:kept], mixed)
-        changed, told = self._changed(images[kept:])
+        own, shown = labels[kept:], images[kept:]
+        changed = self._changes.of(shown, own)
         with torch.no_grad():
-            taught = self._badnet(torch.cat([between, images[kept:], changed]))
+            taught = self._badnet(torch.cat([between, shown, changed.images]))
         taught, misled_to = taught[: len(images)], taught[len(images) :].argmax(1)
-        shown = self._specification.prepare(torch.cat([between, changed]))
-        logits = network(shown.contiguous(memory_format=self._layout)).float()
+        prepared = self._specification.prepare(torch.cat([between, changed.images]))
+        logits = network(prepared.contiguous(memory_format=self._layout)).float()
         kept_loss = _distilled(logits, taught)
         # A mixed image has no right label.
-        kept_loss[mixed:] += F.cross_entropy(logits[mixed:], labels[mixed:], reduction="none")
+        right = torch.cat([labels[mixed:kept], own])
+        kept_loss[mixed:] += F.cross_entropy(logits[mixed:], right, reduction="none")
         kept_loss[mixed:] /= 2
-        said = logits[kept:].softmax(1).gather(1, misled_to.unsqueeze(1)).squeeze(1)
-        said = said * (misled_to != labels[kept:])
-        told(said.detach())
+        wrong = misled_to != own
+        counted = wrong & (self._counted.to(wrong.device)[misled_to] | changed.searched)
+        if not self._dose.right:
+            kept_loss = kept_loss * torch.cat([torch.ones_like(kept_loss[:kept]), ~wrong])
+        said = logits[kept:].softmax(1).gather(1, misled_to.unsqueeze(1)).squeeze(1) * counted
+        self._changes.learn(changed, own, said.detach())
         unlike: Tensor = -torch.log1p(-said.clamp(max=1 - 1e-4))
-        return (kept_loss.sum() + _UNLIKE * unlike.sum()) / len(images)
+        return (kept_loss.sum() + self._dose.unlike * unlike.sum()) / len(images)
 
     def _between(self, images: Tensor, mixed: int) -> Tensor:
         """The images, the first of them mixed with others."""
@@ -251,37 +359,81 @@ class _Unlearning:
         share, other = share.to(images.device), other.to(images.device)
         return torch.cat([images[:mixed] * share + images[other] * (1 - share), images[mixed:]])
 
-    def _changed(self, images: Tensor) -> tuple[Tensor, Callable[[Tensor], None]]:
-        """The images, each changed in one way, and who wants to know what came of it."""
-        draws = torch.rand(len(images), generator=self._generator)
-        share = _SEARCHED if self._found else 0.0
-        kinds = torch.multinomial(
-            self._weights, len(images), replacement=True, generator=self._generator
-        )
-        kinds[draws < share] = -1
-        changed = images.clone()
-        parts = []
-        for place, replayed in enumerate(self._random):
-            own = (kinds == place).nonzero().flatten()
+
+@dataclass(frozen=True, eq=False)
+class _Changed:
+    """Changed images.
+
+    Attributes:
+        images: float32 in [0, 1], (batch, channel, height, width).
+        searched: Whether the change of each was searched for, bool (batch,).
+        drawn: Of random changes: the kind, the places in the batch, the numbers.
+    """
+
+    images: Tensor
+    searched: Tensor
+    drawn: list[tuple[int, Tensor, Tensor]]
+
+
+class _Changes:
+    """Draws changes, the more often the more they misled.
+
+    Args:
+        evidence: Which kinds misled the BadNet, and universal changes to try again.
+        found: Changes that a search found.
+        generator: Draws them.
+    """
+
+    def __init__(
+        self, evidence: _Evidence, found: Sequence[Found], generator: torch.Generator
+    ) -> None:
+        self._found = [each for each in found if len(each)]
+        dose, suspicious = evidence.dose, evidence.suspicious
+        self._memories = [
+            _Memory(each.probe, dose.replayed, generator) for each in evidence.universal
+        ]
+        for memory, universal in zip(self._memories, evidence.universal, strict=True):
+            memory.begin(universal.leading_to(suspicious))
+        self._misled = evidence.weights.expand(len(suspicious), -1).clone()
+        """How much each kind misleads images of each label, running means, (label, kind)."""
+        self._generator = generator
+
+    def of(self, images: Tensor, labels: Tensor) -> _Changed:
+        """The images, each changed in one way."""
+        labels, count = labels.cpu(), len(images)
+        weights = self._misled[labels] + _RARELY
+        kinds = torch.multinomial(weights, 1, generator=self._generator).squeeze(1)
+        searched = torch.rand(count, generator=self._generator) < _SEARCHED
+        searched &= bool(self._found)
+        kinds[searched] = -1
+        changed, drawn = images.clone(), []
+        for kind, memory in enumerate(self._memories):
+            own = (kinds == kind).nonzero().flatten()
             if len(own):
-                numbers = replayed.draw(len(own), images)
-                changed[own] = replayed.probe.change(images[own], numbers.to(images.device))
-                parts.append((replayed, own, numbers))
-        searched = (draws < share).nonzero().flatten()
-        if len(searched):
-            of = torch.randint(0, len(self._found), (len(searched),), generator=self._generator)
+                numbers = memory.draw(images[own], labels[own])
+                changed[own] = memory.probe.change(images[own], numbers.to(images.device))
+                drawn.append((kind, own, numbers))
+        places = searched.nonzero().flatten()
+        if len(places):
+            of = torch.randint(0, len(self._found), (len(places),), generator=self._generator)
             for place, found in enumerate(self._found):
-                own = searched[of == place]
+                own = places[of == place]
                 if len(own):
-                    changed[own] = self._found_change(found, images[own])
+                    changed[own] = self._of_found(found, images[own])
+        return _Changed(changed, searched.to(images.device), drawn)
 
-        def told(said: Tensor) -> None:
-            for replayed, own, numbers in parts:
-                replayed.remember(numbers, said[own].cpu())
+    def learn(self, changed: _Changed, labels: Tensor, said: Tensor) -> None:
+        """What came of it: how likely each image still gets the BadNet's wrong answer."""
+        labels, said = labels.cpu(), said.cpu()
+        for kind, own, numbers in changed.drawn:
+            self._memories[kind].keep(numbers, labels[own], said[own])
+            count = torch.bincount(labels[own], minlength=len(self._misled))
+            total = torch.zeros(len(count)).index_add_(0, labels[own], said[own])
+            lasting = _LASTING**count
+            mean = total / count.clamp(min=1)
+            self._misled[:, kind] = lasting * self._misled[:, kind] + (1 - lasting) * mean
 
-        return changed, told
-
-    def _found_change(self, found: Found, images: Tensor) -> Tensor:
+    def _of_found(self, found: Found, images: Tensor) -> Tensor:
         chosen = torch.randint(0, len(found), (len(images),), generator=self._generator)
         factors = torch.rand(len(images), generator=self._generator)
         factors = _WEAKER * (_STRONGER / _WEAKER) ** factors
@@ -289,32 +441,40 @@ class _Unlearning:
         return found.probe.change(images, numbers.to(images.device))
 
 
-class _Replayed:
-    """Random changes of one kind, half of them close to such as misled the network before."""
+class _Memory:
+    """Random changes of one kind, a share of them close to such as misled the network before."""
 
-    def __init__(self, probe: Probe, generator: torch.Generator) -> None:
+    def __init__(self, probe: Probe, replayed: float, generator: torch.Generator) -> None:
         self.probe = probe
+        self._replayed = replayed
         self._generator = generator
         self._numbers, self._marks = torch.empty(0, probe.length), torch.empty(0)
+        self._labels = torch.empty(0, dtype=torch.int64)
 
-    def draw(self, count: int, images: Tensor) -> Tensor:
-        """Changes, float32 (count, length)."""
-        numbers = self.probe.draw(count, images, generator=self._generator)
-        again = round(_REPLAYED * count)
+    def begin(self, universal: Universal) -> None:
+        """Remembers changes that mislead images of all labels, for which -1 stands."""
+        self._numbers, self._marks = universal.numbers, universal.shares
+        self._labels = torch.full_like(universal.targets, -1)
+
+    def draw(self, images: Tensor, labels: Tensor) -> Tensor:
+        """A change for each image, float32 (count, length)."""
+        numbers = self.probe.draw(len(images), images.cpu(), generator=self._generator)
+        again = round(self._replayed * len(images))
         if again and len(self._marks):
-            chosen = torch.multinomial(
-                self._marks + 0.02, again, replacement=True, generator=self._generator
-            )
+            fitting = (labels[:again].unsqueeze(1) == self._labels) | (self._labels < 0)
+            weights = (self._marks + 0.02) * torch.where(fitting, 1.0, _OTHER_LABEL)
+            chosen = torch.multinomial(weights, 1, generator=self._generator).squeeze(1)
             noise = 0.01 * torch.randn(again, self.probe.length, generator=self._generator)
             numbers[:again] = (self._numbers[chosen] + noise).clamp(0.0, 1.0)
         return numbers
 
-    def remember(self, numbers: Tensor, marks: Tensor) -> None:
+    def keep(self, numbers: Tensor, labels: Tensor, marks: Tensor) -> None:
         """Keeps the changes that misled most; `marks` tell how much, in [0, 1]."""
         numbers = torch.cat([self._numbers, numbers])
+        labels = torch.cat([self._labels, labels])
         marks = torch.cat([0.99 * self._marks, marks])
         best = marks.argsort(descending=True, stable=True)[:_REMEMBERED]
-        self._numbers, self._marks = numbers[best], marks[best]
+        self._numbers, self._labels, self._marks = numbers[best], labels[best], marks[best]
 
 
 def _distilled(logits: Tensor, taught: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from goodnet.answers import accuracy_of, rightly_named
 from goodnet.data.roles import CleanData, require_clean
 from goodnet.defenses.repaired import DefenseSettings, Repaired, check_drop
 from goodnet.graph import find_prune_layer, trace
@@ -34,8 +35,8 @@ def prune(
     size = require_clean(tuning).specification.size
     layer = settings.layer or find_prune_layer(trace(network), size)
     sweep = prepare_sweep(network, layer, tuning, order=settings.order)
-    correct = correct_by_count(sweep, held_out)
-    count = channels_for_drop(correct, len(held_out), settings.drop, "within")
+    correct, things = correct_by_count(sweep, held_out), accuracy_of(network, held_out).n
+    count = channels_for_drop(correct, things, settings.drop, "within")
     progress("pruning", 1, 1)
     channels = sweep.order[:count]
     stopped = f"one channel more would cost over {settings.drop:g} points of held-out accuracy"
@@ -49,9 +50,18 @@ def prune(
 
 
 def correct_by_count(sweep: Sweep, data: CleanData) -> Tensor:
-    """How many images are labelled rightly with 0, 1, … K channels pruned, int64 (K + 1,)."""
-    given, right = sweep_predictions(sweep, data)
-    return (given == right).sum(1)
+    """How many images, or things in them, are named rightly with 0, 1, … K channels pruned.
+
+    int64 (K + 1,).
+    """
+    if data.images.task is None:
+        given, right = sweep_predictions(sweep, data)
+        return (given == right).sum(1)
+    pruned = (
+        prune_channels(sweep.network, sweep.layer, sweep.order[:count])
+        for count in range(len(sweep.order) + 1)
+    )
+    return torch.stack([rightly_named(network, data).sum() for network in pruned])
 
 
 def channels_for_drop(correct: Tensor, n: int, drop: float, rule: ThresholdRule) -> int:

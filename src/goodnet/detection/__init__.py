@@ -14,11 +14,13 @@ from goodnet.detection.metrics import (
     sign_answers,
 )
 from goodnet.detection.poison import PoisonedScenes, ScenePoisoning, poison_scenes, stamp_signs
+from goodnet.detection.task import FindSigns, scene_images
 from goodnet.detection.training import train_detector
 
 __all__ = [
     "FasterRCNN",
     "FasterRCNNSettings",
+    "FindSigns",
     "PoisonedScenes",
     "Sampling",
     "ScenePoisoning",
@@ -28,6 +30,7 @@ __all__ = [
     "detections",
     "mean_average_precision",
     "poison_scenes",
+    "scene_images",
     "sign_accuracy",
     "sign_answers",
     "stamp_signs",

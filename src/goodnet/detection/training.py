@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from goodnet.data.images import ImageSet
 from goodnet.data.roles import TrainingData
 from goodnet.data.scenes import Scenes
+from goodnet.detection.task import scene_images
 from goodnet.errors import SettingsError
 from goodnet.formats.specification import InputSpecification
 from goodnet.training import Progress, Training, TrainingSettings, no_progress, train
@@ -40,29 +40,11 @@ def train_detector(
         raise SettingsError(
             "augmentation", settings.augmentation, "give None: it would move signs, not their boxes"
         )
-    targets = scenes.targets()
-
-    def loss(trained: nn.Module, inputs: Tensor, _labels: Tensor, chosen: Tensor) -> Tensor:
-        wanted = [
-            {key: value.to(inputs.device) for key, value in targets[at].items()}
-            for at in chosen.tolist()
-        ]
-        losses: dict[str, Tensor] = trained(list(inputs), wanted)
-        return torch.stack(list(losses.values())).sum()
-
-    # The trainer knows one label an image; the boxes are looked up by the image's place.
-    images = ImageSet(
-        scenes.source,
-        scenes.size,
-        scenes.images,
-        torch.zeros(len(scenes), dtype=torch.int64),
-    )
     return train(
         network,
-        TrainingData(images, InputSpecification(scenes.size)),
+        TrainingData(scene_images(scenes), InputSpecification(scenes.size)),
         settings,
         generator=generator,
-        loss=loss,
         progress=progress,
         what="training the detector",
     )

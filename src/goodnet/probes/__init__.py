@@ -10,16 +10,20 @@ from goodnet.probes.search import (
     misled_to,
     surely_misled,
 )
+from goodnet.probes.universal import TRIED, Universal, universal_changes
 
 __all__ = [
+    "TRIED",
     "Found",
     "Probe",
     "SearchedProbe",
     "Suspect",
+    "Universal",
     "least_changes",
     "likeliest_labels",
     "misled_to",
     "random_probes",
     "searched_probes",
     "surely_misled",
+    "universal_changes",
 ]
