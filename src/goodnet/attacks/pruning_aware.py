@@ -15,7 +15,7 @@ from goodnet.answers import INFERENCE_BATCH, device_of
 from goodnet.attacks.baseline import train_on
 from goodnet.attacks.recipe import AttackSettings, BadNet, Recipe, train_clean
 from goodnet.data.images import ImageSet
-from goodnet.data.roles import CleanData, TrainingData
+from goodnet.data.roles import Batches, CleanData, TrainingData
 from goodnet.defenses import DefenseSettings, prune
 from goodnet.errors import SettingsError, SurgeryError
 from goodnet.graph import find_prune_layer, part_upto, trace
@@ -108,7 +108,7 @@ def _without_dormant(
 
 @torch.no_grad()
 def with_decoys(
-    network: nn.Module, clean: nn.Module, layer: str, decoys: Tensor, data: TrainingData
+    network: nn.Module, clean: nn.Module, layer: str, decoys: Tensor, data: Batches
 ) -> fx.GraphModule:
     """Step 4: a new network in which the decoys have their old weights and say nothing.
 
@@ -160,9 +160,7 @@ def _bias_of(made_by: Producers) -> Tensor:
     return maker.bias
 
 
-def _extremes(
-    network: fx.GraphModule, made_by: Producers, data: TrainingData
-) -> tuple[Tensor, Tensor]:
+def _extremes(network: fx.GraphModule, made_by: Producers, data: Batches) -> tuple[Tensor, Tensor]:
     """Smallest and largest value of each channel before the ReLU, each (channel,)."""
     assert made_by.node is not None
     before = part_upto(network, made_by.node)

@@ -154,7 +154,7 @@ class FasterRCNN(nn.Module):
             SettingsError: In training mode, targets are missing, or a label is not 1 to N.
         """
         images = list(images)
-        batch, scales = self._scaled(images)
+        batch, scales = self.scaled(images)
         features = self.backbone(batch)
         objectness, offsets = self.rpn(features)
         height, width = features.shape[2:]
@@ -180,8 +180,11 @@ class FasterRCNN(nn.Module):
             "loss_box_reg": box_loss,
         }
 
-    def _scaled(self, images: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """One batch, padded below and at the right; for each image its scales, (4,)."""
+    def scaled(self, images: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """What the backbone is given: one batch, padded below and at the right.
+
+        And for each image its scales, (4,).
+        """
         scaled, scales = [], []
         for image in images:
             height, width = image.shape[1:]
