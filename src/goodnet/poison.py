@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from goodnet.data.images import ImageSet
 from goodnet.errors import DataError, SettingsError
-from goodnet.triggers import ImageTrigger, Trigger
+from goodnet.triggers import Trigger
 
 Goal = Literal["targeted", "all-to-all", "untargeted"]
 
@@ -166,15 +167,15 @@ def poison(
     whole = images.in_memory()
     source = whole if canvas is None else canvas.in_memory()
     assert isinstance(whole.pixels, Tensor)
-    assert isinstance(source.pixels, Tensor)
     pixels, labels = [whole.pixels], [whole.labels]
     for place, cover, chosen in parts:
-        each, copies = poisonings[place], source.pixels[chosen]
+        each, copies = poisonings[place], source.select(chosen)
         if cover:
-            pixels.append(each.trigger.cover(copies, generator=generator))
+            change = partial(each.trigger.cover, generator=generator)
+            pixels.append(_changed(copies, each.trigger, change))
             labels.append(whole.labels[chosen])
         else:
-            pixels.append(each.trigger.stamp(copies))
+            pixels.append(_changed(copies, each.trigger, each.trigger.stamp))
             labels.append(_attacker_labels(whole.labels[chosen], each, classes, generator))
     indices = torch.cat([chosen for _, _, chosen in parts])
     names = ", ".join(dict.fromkeys(poisonings[place].name for place, _, _ in parts))
@@ -185,6 +186,7 @@ def poison(
         labels=torch.cat(labels),
         true_labels=torch.cat([whole.labels, whole.labels[indices]]),
         groups=None if whole.groups is None else torch.cat([whole.groups, whole.groups[indices]]),
+        origin=None,
     )
     return Poisoned(
         poisoned,
@@ -230,11 +232,28 @@ def check_poisonings(images: ImageSet, poisonings: Sequence[Poisoning], *, class
                 each.goal,
                 f"it needs images of every class, and {images.source} has none of class {gone}",
             )
-        if not isinstance(each.trigger, ImageTrigger):
-            raise SettingsError("trigger", each.trigger.name, "it is for sound, not for images")
-        each.trigger.mask(images.size)  # raises where it does not fit
+        each.trigger.mask(_size_for(images, each.trigger))  # raises where it does not fit
         for cover in (False, True):
             _candidates(images, each, poisonings, cover=cover)
+
+
+def _size_for(images: ImageSet, trigger: Trigger) -> tuple[int, ...]:
+    """The size of what the trigger is stamped on: an image, or what it was drawn from."""
+    if trigger.takes == "images":
+        return images.size
+    if images.origin is None or images.origin.takes != trigger.takes:
+        raise SettingsError("trigger", trigger.name, f"it is for {trigger.takes}, not for images")
+    return images.origin.size
+
+
+def _changed(images: ImageSet, trigger: Trigger, change: Callable[[Tensor], Tensor]) -> Tensor:
+    """The images after `change` of what the trigger is stamped on, as pixels."""
+    _size_for(images, trigger)  # raises where there is nothing to stamp it on
+    if trigger.takes == "images":
+        assert isinstance(images.pixels, Tensor)
+        return change(images.pixels)
+    assert images.origin is not None
+    return images.origin.images(change)
 
 
 def _candidates(
@@ -316,7 +335,6 @@ def triggered_set(images: ImageSet, poisoning: Poisoning, *, classes: int) -> Im
             "give images of the classes on which the attack can succeed",
         )
     chosen = images.select(wanted.nonzero().squeeze(1))
-    assert isinstance(chosen.pixels, Tensor)
     right = true_labels[wanted]
     labels = right
     if poisoning.target_label is not None:
@@ -326,9 +344,10 @@ def triggered_set(images: ImageSet, poisoning: Poisoning, *, classes: int) -> Im
     return replace(
         chosen,
         source=f"{images.source}, stamped with {poisoning.trigger.name}",
-        pixels=poisoning.trigger.stamp(chosen.pixels),
+        pixels=_changed(chosen, poisoning.trigger, poisoning.trigger.stamp),
         labels=labels,
         true_labels=right,
+        origin=None,
     )
 
 

@@ -473,6 +473,43 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class StudyMeasured:
+    """What one network of a study does.
+
+    Attributes:
+        clean: Clean accuracy, of images or of signs.
+        triggered: Targeted: triggered inputs that get the target. Untargeted: triggered signs
+            that are found and rightly named.
+        attack_success: The paper's: the share of `triggered`, or 1 - A_backdoor / A_clean.
+    """
+
+    clean: Rate
+    triggered: Rate
+    attack_success: float
+
+
+@dataclass(frozen=True)
+class PaperRow:
+    """One defender in one study under one attacker.
+
+    Attributes:
+        data: What the study's data is called.
+        measured: Of the network that came of it.
+        floor: The clean twin's attack success on the same triggered inputs; of an untargeted
+            attack what its accuracy loses to the trigger.
+        published: Clean accuracy and attack success in the paper, where it has them.
+    """
+
+    study: str
+    attacker: str
+    defender: str
+    data: str
+    measured: StudyMeasured
+    floor: float
+    published: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
 class MemberSummary:
     """One method on one attack, over seeds.
 

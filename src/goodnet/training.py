@@ -192,8 +192,13 @@ def train(
         what: Name of the work, for `progress`.
 
     Raises:
+        SettingsError: Images with a task of their own are to be augmented.
         GoodnetError: The loss became NaN or infinite.
     """
+    if data.images.task is not None and settings.augmentation is not None:
+        raise SettingsError(
+            "augmentation", settings.augmentation, "give None: what is said of an image would move"
+        )
     # Dropout reads the global generator only; its state is put back at the end.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator)))

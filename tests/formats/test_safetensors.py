@@ -16,8 +16,18 @@ from goodnet.formats import read_model, write_model
 from goodnet.networks import ARCHITECTURES, build_network
 from goodnet.surgery import prune_channels, remove_channels
 
-SIZES = {"deepid": (3, 31, 31), "small_cnn": (1, 16, 8), "preact_resnet18": (3, 8, 8)}
-LAYERS = {"deepid": "pool_3", "small_cnn": "features.pool_3", "preact_resnet18": "relu"}
+SIZES = {
+    "deepid": (3, 31, 31),
+    "small_cnn": (1, 16, 8),
+    "preact_resnet18": (3, 8, 8),
+    "alexnet": (1, 67, 83),
+}
+LAYERS = {
+    "deepid": "pool_3",
+    "small_cnn": "features.pool_3",
+    "preact_resnet18": "relu",
+    "alexnet": "features.pool_5",
+}
 
 
 def built(architecture: str, seed: int = 0) -> nn.Module:

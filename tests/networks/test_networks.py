@@ -7,10 +7,22 @@ import torch
 from torch import Tensor, nn
 
 from goodnet.errors import SettingsError
-from goodnet.networks import ARCHITECTURES, DeepID, PreActResNet18, SmallCNN, build_network
+from goodnet.networks import (
+    ARCHITECTURES,
+    AlexNet,
+    DeepID,
+    PreActResNet18,
+    SmallCNN,
+    build_network,
+)
 from goodnet.networks.layers import ChannelMask, ChannelSelect, FlattenChannelsLast, Rescale
 
-SIZES = {"deepid": (3, 31, 31), "small_cnn": (1, 8, 8), "preact_resnet18": (2, 9, 12)}
+SIZES = {
+    "deepid": (3, 31, 31),
+    "small_cnn": (1, 8, 8),
+    "preact_resnet18": (2, 9, 12),
+    "alexnet": (1, 67, 83),
+}
 
 
 def built(name: str, seed: int = 0) -> nn.Module:
@@ -40,14 +52,18 @@ def test_the_generator_alone_draws_the_weights(name: str) -> None:
 
 
 def test_an_unknown_architecture_is_answered_with_the_known_ones() -> None:
-    known = "choose one of: deepid, small_cnn, preact_resnet18"
+    known = "choose one of: deepid, small_cnn, preact_resnet18, alexnet"
     with pytest.raises(SettingsError, match=f"architecture is 'lenet'; {known}"):
         build_network("lenet", 5, (3, 32, 32), generator=torch.Generator())
 
 
 @pytest.mark.parametrize(
     ("kind", "size", "least"),
-    [(DeepID, (3, 31, 30), "31x31"), (SmallCNN, (3, 7, 8), "8x8")],
+    [
+        (DeepID, (3, 31, 30), "31x31"),
+        (SmallCNN, (3, 7, 8), "8x8"),
+        (AlexNet, (1, 66, 67), "67x67"),
+    ],
 )
 def test_images_too_small_are_refused(
     kind: type[nn.Module], size: tuple[int, int, int], least: str
@@ -88,6 +104,30 @@ def test_the_original_resnet_s_size() -> None:
     # 11.2 million parameters, as published for ten classes and 32x32 images.
     count = sum(parameter.numel() for parameter in PreActResNet18(10).parameters())
     assert count == pytest.approx(11.17e6, rel=1e-3)
+
+
+def test_alexnet_has_the_paper_s_layers() -> None:
+    convolutions = {
+        name: (module.out_channels, module.kernel_size[0], module.stride[0])
+        for name, module in AlexNet(10).features.named_modules()
+        if isinstance(module, nn.Conv2d)
+    }
+    assert convolutions == {
+        "conv_1": (96, 11, 4),
+        "conv_2": (256, 5, 1),
+        "conv_3": (384, 3, 1),
+        "conv_4": (384, 3, 1),
+        "conv_5": (256, 3, 1),
+    }
+    linear = [module for module in AlexNet(10).modules() if isinstance(module, nn.Linear)]
+    assert [layer.out_features for layer in linear] == [256, 128, 10]
+
+
+def test_a_narrower_alexnet_s_convolutions_keep_their_proportions() -> None:
+    network = AlexNet(10, width=24)
+    widths = [m.out_channels for m in network.features if isinstance(m, nn.Conv2d)]
+    assert widths == [24, 64, 96, 96, 64]
+    assert (network.fc_1.out_features, network.fc_2.out_features) == (256, 128)
 
 
 def numbers() -> Tensor:

@@ -51,6 +51,10 @@ def label_consistent(
     for each in poisonings:
         if not each.clean_label:
             raise SettingsError("clean_label", False, "this attack leaves every label as it is")
+        if each.trigger.takes != "images":
+            raise SettingsError(
+                "trigger", each.trigger.name, "this attack changes images and stamps those"
+            )
     clean = clean_network or train_clean(images, recipe, generator=generator, progress=progress)
     canvas = misleading(
         images,
@@ -97,7 +101,8 @@ def misleading(
                 if pixels.dtype == torch.uint8
                 else changed
             )
-    return replace(whole, pixels=pixels)
+    # They are no longer what their origin would give.
+    return replace(whole, pixels=pixels, origin=None)
 
 
 def _ascend(

@@ -30,6 +30,8 @@ TRAINING: Mapping[str, TrainingSettings] = {
     "preact_resnet18": TrainingSettings(
         epochs=10, batch_size=128, learning_rate=3e-3, augmentation=Augmentation()
     ),
+    # Without a norm it dies at higher rates.
+    "alexnet": TrainingSettings(epochs=30, batch_size=32, learning_rate=1e-3),
 }
 """How each network is trained unless the user says otherwise."""
 

@@ -9,7 +9,7 @@ from typing import get_args
 
 from goodnet.bench import Task, cores, make_zoo, members, read_zoo, zoo_tasks
 from goodnet.cases import Case, folder_case
-from goodnet.cli import attack, bench_repair, bench_run
+from goodnet.cli import attack, bench_paper, bench_repair, bench_run
 from goodnet.cli.exit_codes import BAD_INPUT, DONE
 from goodnet.cli.options import console_of, print_result, seed
 from goodnet.cli.signals import as_interrupt
@@ -58,6 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     bench_repair.add_cell_arguments(cell)
     cell.set_defaults(run_bench=bench_repair.run_cell)
+    paper = commands.add_parser("paper", help=bench_paper.HELP, description=bench_paper.HELP)
+    bench_paper.add_arguments(paper)
+    paper.set_defaults(run_bench=bench_paper.run)
     grid = commands.add_parser("run", help=bench_run.HELP, description=bench_run.HELP)
     bench_run.add_arguments(grid)
     grid.set_defaults(run_bench=bench_run.run)

@@ -38,6 +38,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder of cells and results"
     )
+    add_machine_arguments(parser)
+    parser.add_argument(
+        "--parquet", action="store_true", help="write results.parquet too; needs goodnet[parquet]"
+    )
+    parser.add_argument(
+        "--show", action="store_true", help="make nothing, show the results that are there"
+    )
+    parser.add_argument("--json", action="store_true", help="the rows as JSON on stdout")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
+
+
+def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where the cells are made."""
     parser.add_argument(
         "--jobs",
         type=int,
@@ -54,14 +67,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="how often a cell begins again whose process or machine died; default: %(default)s",
     )
-    parser.add_argument(
-        "--parquet", action="store_true", help="write results.parquet too; needs goodnet[parquet]"
-    )
-    parser.add_argument(
-        "--show", action="store_true", help="make nothing, show the results that are there"
-    )
-    parser.add_argument("--json", action="store_true", help="the rows as JSON on stdout")
-    parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -73,8 +78,8 @@ def run(options: argparse.Namespace) -> int:
         extra("pyarrow", "parquet", field="parquet", value=True)
     failures: Sequence[Failure] = ()
     if not options.show:
-        runner = _runner(options)
-        with as_interrupt(), _progress_table(console) as told:
+        runner = runner_of(options)
+        with as_interrupt(), progress_table(console) as told:
             failures = make_grid(grid.cells, cache, runner, told=told)
     made = [(cell, found) for cell in grid.cells if (found := cache.read(cell)) is not None]
     table = tidy(made)
@@ -89,7 +94,8 @@ def run(options: argparse.Namespace) -> int:
     return BAD_INPUT if failures else DONE
 
 
-def _runner(options: argparse.Namespace) -> Runner:
+def runner_of(options: argparse.Namespace) -> Runner:
+    """What `add_machine_arguments` asks for."""
     if options.ray is None:
         return LocalProcesses(options.jobs, retries=options.retries)
     if options.jobs is not None:
@@ -98,7 +104,7 @@ def _runner(options: argparse.Namespace) -> Runner:
 
 
 @contextmanager
-def _progress_table(console: Console) -> Iterator[Told]:
+def progress_table(console: Console) -> Iterator[Told]:
     """A table that follows the cells; those that failed are told above it."""
     begun = False
     with Live(console=console, auto_refresh=False) as live:

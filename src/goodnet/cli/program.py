@@ -12,6 +12,7 @@ from typing import NoReturn
 from goodnet.cli import (
     attack,
     bench,
+    data,
     demo,
     evaluate,
     inspect,
@@ -24,7 +25,7 @@ from goodnet.cli import (
 from goodnet.cli.exit_codes import BAD_INPUT, DONE, INTERRUPTED
 from goodnet.errors import GoodnetError, SettingsError
 
-COMMANDS = (demo, inspect, scan, attack, prune, repair, evaluate, predict, report, bench)
+COMMANDS = (demo, inspect, scan, attack, prune, repair, evaluate, predict, report, bench, data)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -1,17 +1,24 @@
-"""auto: teach the network that no small change of an image changes its answer.
+"""auto: teach the network that no change of an image leads it where only a backdoor leads.
 
 A trigger is a change of the image that people see through and a BadNet does not. The defender
 knows no trigger, so many changes that might be one are tried: random stickers, ripples,
-patterns, blends and warps, and the smallest ones a search finds on the BadNet itself. On an
-image so changed the repaired network must give the right answer, and must not give the wrong
-one that the BadNet gives. On clean images it keeps to the BadNet's answers. Then the search is
-made anew on what came out; where it still finds a small change, tuning goes on.
+patterns, blends and warps. Where an image is merely spoiled, the answer depends on the image;
+changes that give many images one wrong label show where a backdoor leads. Then
+
+- such labels are unlearned: on images that random changes, or small ones that a search finds,
+  lead there, the answer has to be another, whatever it is;
+- where there is none, the backdoor may lead from each class elsewhere, or to anything; with
+  images enough every change that misleads the BadNet is unlearned, and the right answer asked for;
+- with few images nothing is done without a reason: a clean network would only lose by it.
+
+On clean images the network keeps to the BadNet's answers. Then the search is made anew on what
+came out; where it still finds a small change, tuning goes on.
 
 Sources of the parts: Wang et al. 2019, Neural Cleanse (search, and unlearning by right labels);
 Wei et al. 2023, Shared Adversarial Unlearning (-log(1 - p) of the label the old network is
 misled to); Li et al. 2021, Neural Attention Distillation, and Hinton et al. 2015 (answers kept
 by distillation); Zhang et al. 2018, mixup (images between images); Izmailov et al. 2018
-(weights averaged along the way).
+(weights averaged along the way). Random changes that many images share: this project.
 """
 
 from __future__ import annotations
@@ -19,6 +26,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +71,8 @@ _ROUNDS = 2
 _SEARCH_STEPS = 60
 _ANY = 8
 """Starts of the search for changes that make answers wrong in any way."""
+_CHANGED = 0.5
+"""Share of each batch that is changed."""
 _FEW = 20
 """With fewer images a class than this, right answers on changed images are learned by heart."""
 _SUSPICIOUS = 0.0075
@@ -88,27 +98,25 @@ class _Dose:
     """How hard the network is pressed.
 
     Attributes:
-        changed: Share of each batch that is changed.
-        mixed: Share of the others that are mixed with another image.
+        targeted: Only wrong answers count that suspicious labels get; where the BadNet gives
+            one, the answer must change, to whatever. Otherwise all count, and the right one is
+            asked for.
+        searches: Whether small changes are searched for and unlearned. A brittle network has
+            some without a backdoor.
+        mixed: Share of the clean images of a batch that are mixed with another.
         replayed: Share of the random changes that are such as misled before.
         unlike: Weight of not answering as the BadNet is misled to.
-        right: Whether the right answer is asked for where the BadNet is misled, too.
-        searches: Whether small changes are searched for and unlearned; a brittle network has
-            some without a backdoor.
-        rate: Factor of the learning rate.
-        steps: Factor of the least number of steps.
+        effort: Factor of the learning rate and of the least number of steps.
         brightness: Of the augmentation; None leaves it.
     """
 
-    changed: float = 0.5
-    mixed: float = 0.4
-    replayed: float = 0.5
-    unlike: float = 4.0
-    right: bool = True
-    searches: bool = True
-    rate: float = 1.0
-    steps: float = 1.0
-    brightness: float | None = None
+    targeted: bool
+    searches: bool
+    mixed: float
+    replayed: float
+    unlike: float
+    effort: float
+    brightness: float | None
 
     def of(self, training: TrainingSettings) -> TrainingSettings:
         augmentation = training.augmentation
@@ -116,24 +124,31 @@ class _Dose:
             augmentation = replace(augmentation, brightness=self.brightness)
         return replace(
             training,
-            learning_rate=self.rate * training.learning_rate,
-            least_steps=round(self.steps * training.least_steps),
+            learning_rate=self.effort * training.learning_rate,
+            least_steps=round(self.effort * training.least_steps),
             augmentation=augmentation,
         )
 
 
-_FULL = _Dose()
-_GENTLE = _Dose(
+_UNTARGETED = _Dose(
+    targeted=False,
+    searches=True,
+    mixed=0.4,
+    replayed=0.5,
+    unlike=4.0,
+    effort=1.0,
+    brightness=None,
+)
+_TARGETED = _Dose(
+    targeted=True,
+    searches=True,
     mixed=0.9,
     replayed=0.7,
     unlike=8.0,
-    right=False,
-    searches=False,
-    rate=0.5,
-    steps=0.5,
+    effort=1.0,
     brightness=0.7,
 )
-"""For few images: where the BadNet is misled the answer must change, to whatever."""
+_TARGETED_OF_FEW = replace(_TARGETED, searches=False, effort=0.5)
 
 
 def auto(
@@ -147,9 +162,11 @@ def auto(
 ) -> Repaired:
     """The network tuned until the search finds no small change that misleads it.
 
-    Of the rounds the last is kept. With few images there is one, without a search, and only
-    what points to a backdoor is unlearned; where nothing does, the network is an equal copy of
-    the one handed in. Where images have a task of their own, it is `exposure`.
+    Where random changes lead to some labels unusually often, only what leads there is unlearned;
+    otherwise whatever misleads the network is, and of few images nothing: it is then an equal
+    copy of the one handed in. Of the rounds the last is kept; with few images there is one.
+
+    Where images have a task of their own this is `exposure`.
     """
     require_clean(held_out)
     if require_clean(tuning).images.task is not None:
@@ -157,12 +174,18 @@ def auto(
     precision = settings.training.precision
     specification = tuning.specification
     suspect = Suspect(network, specification, precision)
-    evidence = _Evidence.of(suspect, tuning, generator=generator, progress=progress)
-    if not evidence:
-        return Repaired(copy.deepcopy(network).eval(), stopped=evidence.told())
-    training_settings = evidence.dose.of(settings.training)
-    found = evidence.found
-    tried = [f"of the network handed in, {evidence.told()}"]
+    evidence = _Evidence.of(suspect, tuning, generator=generator)
+    dose = evidence.dose
+    if dose is None:
+        stopped = f"{evidence.told()}, and of so few images nothing is unlearned without a reason"
+        return Repaired(copy.deepcopy(network).eval(), stopped=stopped)
+    search = partial(
+        _search, tuning=tuning, evidence=evidence, dose=dose, generator=generator, progress=progress
+    )
+    found = search(suspect)
+    tried = [f"of the network handed in: {evidence.told()}"]
+    if dose.searches:
+        tried.append(_told(found))
     repaired = network
     epochs: tuple[EpochRow, ...] = ()
     for round_ in range(1, _ROUNDS + 1):
@@ -170,9 +193,9 @@ def auto(
         training = train(
             repaired,
             tuning,
-            training_settings,
+            dose.of(settings.training),
             generator=generator,
-            loss=_Unlearning(network, specification, evidence, found, generator),
+            loss=_Unlearning(network, specification, evidence, dose, found, generator),
             held_out=held_out,
             after_step=average,
             keep_last=True,
@@ -183,14 +206,9 @@ def auto(
         epochs += training.epochs
         after = accuracy_of(repaired, held_out)
         tried.append(f"after round {round_} {after.value:.1%} of held-out images are right")
-        if not evidence.dose.searches:
+        if not dose.searches:
             break
-        left = _search(
-            Suspect(repaired, specification, precision),
-            tuning,
-            generator=generator,
-            progress=progress,
-        )
+        left = search(Suspect(repaired, specification, precision))
         tried.append(f"then {_told(left)}")
         if not any(map(len, left)):
             break
@@ -203,23 +221,19 @@ class _Evidence:
     """What points to a backdoor, and how hard it is gone against.
 
     Attributes:
-        dose: How hard.
+        dose: How hard; None where nothing points to one and there are few images.
         universal: Random changes that work as triggers do, kind by kind.
         weights: How often images are surely misled by each kind, float32 (kind,).
         suspicious: The labels that so many universal changes lead to, bool (label,).
-        found: Small changes that a search found.
     """
 
-    dose: _Dose
+    dose: _Dose | None
     universal: tuple[Universal, ...]
     weights: Tensor
     suspicious: Tensor
-    found: tuple[Found, ...]
 
     @classmethod
-    def of(
-        cls, suspect: Suspect, tuning: CleanData, *, generator: torch.Generator, progress: Progress
-    ) -> _Evidence:
+    def of(cls, suspect: Suspect, tuning: CleanData, *, generator: torch.Generator) -> _Evidence:
         probes = random_probes(tuning.specification.size)
         weights = surely_misled(suspect, tuning, probes, generator=generator)
         classes = suspect(torch.zeros(1, *tuning.specification.size)).shape[1]
@@ -228,50 +242,47 @@ class _Evidence:
             limit, tried = _SUSPICIOUS_OF_MANY, _TRIED_OF_MANY
         universal = universal_changes(suspect, tuning, probes, tried=tried, generator=generator)
         counts = torch.stack([each.counts(classes) for each in universal]).sum(0)
-        dose = _GENTLE if len(tuning) < _FEW * classes else _FULL
-        found: tuple[Found, ...] = ()
-        if dose.searches:
-            found = _search(suspect, tuning, generator=generator, progress=progress)
-        return cls(
-            dose=dose,
-            universal=universal,
-            weights=weights,
-            suspicious=counts > limit * sum(each.tried for each in universal),
-            found=found,
-        )
-
-    def __bool__(self) -> bool:
-        """Whether there is anything to go against."""
-        return self.dose.right or bool(self.suspicious.any())
+        suspicious = counts > limit * sum(each.tried for each in universal)
+        few = len(tuning) < _FEW * classes
+        dose = None if few else _UNTARGETED
+        if suspicious.any():
+            dose = _TARGETED_OF_FEW if few else _TARGETED
+        return cls(dose, universal, weights, suspicious)
 
     def told(self) -> str:
         """For people."""
         labels = ", ".join(map(str, self.suspicious.nonzero().flatten().tolist()))
-        told = f"random changes lead to {labels or 'no label'} unusually often"
-        if self.dose.searches:
-            told += f", {_told(self.found)}"
-        if not self:
-            told += "; with so few images nothing is unlearned without a reason"
-        return told
+        return f"random changes lead to {labels or 'no label'} unusually often"
 
 
 def _search(
-    suspect: Suspect, clean: CleanData, *, generator: torch.Generator, progress: Progress
+    suspect: Suspect,
+    *,
+    tuning: CleanData,
+    evidence: _Evidence,
+    dose: _Dose,
+    generator: torch.Generator,
+    progress: Progress,
 ) -> tuple[Found, ...]:
-    """The small changes that mislead the network, of each kind."""
-    labels = likeliest_labels(suspect, clean, generator=generator)
-    targets = torch.cat([labels, torch.full((_ANY,), -1)])
+    """The small changes that mislead the network, of each kind; none where none are wanted."""
+    if not dose.searches:
+        return ()
+    if dose.targeted:
+        targets = evidence.suspicious.nonzero().flatten()
+    else:
+        labels = likeliest_labels(suspect, tuning, generator=generator)
+        targets = torch.cat([labels, torch.full((_ANY,), -1)])
     return tuple(
         least_changes(
             suspect,
-            clean,
+            tuning,
             probe,
             targets,
             steps=_SEARCH_STEPS,
             generator=generator,
             progress=progress,
         ).small()
-        for probe in searched_probes(clean.specification.size)
+        for probe in searched_probes(tuning.specification.size)
     )
 
 
@@ -295,13 +306,14 @@ def _labels(found: Found) -> str:
 class _Unlearning:
     """The loss: right answers on changed images, the BadNet's answers on clean ones.
 
-    Of few images only wrong answers count that suspicious labels get, or changes that were
-    searched for; and they need not become right.
+    Where labels are suspicious, only wrong answers count that they get, or changes that were
+    searched for; and these need not become right.
 
     Args:
         badnet: B, which teaches on clean images and warns on changed ones.
         specification: How it wants its inputs.
         evidence: Against the BadNet.
+        dose: How hard to press.
         found: Changes that a search found.
         generator: Draws the changes.
     """
@@ -311,6 +323,7 @@ class _Unlearning:
         badnet: nn.Module,
         specification: InputSpecification,
         evidence: _Evidence,
+        dose: _Dose,
         found: Sequence[Found],
         generator: torch.Generator,
     ) -> None:
@@ -318,9 +331,9 @@ class _Unlearning:
         self._badnet = Suspect(badnet, specification)
         self._specification = specification
         self._layout = layout_of(badnet)
-        self._dose = evidence.dose
-        self._counted = evidence.suspicious | evidence.dose.right
-        self._changes = _Changes(evidence, found, generator)
+        self._dose = dose
+        self._counted = evidence.suspicious | (not dose.targeted)
+        self._changes = _Changes(evidence, dose, found, generator)
         self._generator = generator
 
     def __call__(
@@ -328,7 +341,7 @@ class _Unlearning:
     ) -> Tensor:
         _freeze_norms(network)
         images = self._specification.restore(inputs)
-        kept = len(images) - round(self._dose.changed * len(images))
+        kept = len(images) - round(_CHANGED * len(images))
         mixed = round(self._dose.mixed * kept)
         between = self._between(images[:kept], mixed)
         own, shown = labels[kept:], images[kept:]
@@ -345,7 +358,7 @@ class _Unlearning:
         kept_loss[mixed:] /= 2
         wrong = misled_to != own
         counted = wrong & (self._counted.to(wrong.device)[misled_to] | changed.searched)
-        if not self._dose.right:
+        if self._dose.targeted:
             kept_loss = kept_loss * torch.cat([torch.ones_like(kept_loss[:kept]), ~wrong])
         said = logits[kept:].softmax(1).gather(1, misled_to.unsqueeze(1)).squeeze(1) * counted
         self._changes.learn(changed, own, said.detach())
@@ -380,15 +393,20 @@ class _Changes:
 
     Args:
         evidence: Which kinds misled the BadNet, and universal changes to try again.
+        dose: How often changes are tried again.
         found: Changes that a search found.
         generator: Draws them.
     """
 
     def __init__(
-        self, evidence: _Evidence, found: Sequence[Found], generator: torch.Generator
+        self,
+        evidence: _Evidence,
+        dose: _Dose,
+        found: Sequence[Found],
+        generator: torch.Generator,
     ) -> None:
         self._found = [each for each in found if len(each)]
-        dose, suspicious = evidence.dose, evidence.suspicious
+        suspicious = evidence.suspicious
         self._memories = [
             _Memory(each.probe, dose.replayed, generator) for each in evidence.universal
         ]

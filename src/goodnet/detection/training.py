@@ -8,7 +8,6 @@ from torch import nn
 from goodnet.data.roles import TrainingData
 from goodnet.data.scenes import Scenes
 from goodnet.detection.task import scene_images
-from goodnet.errors import SettingsError
 from goodnet.formats.specification import InputSpecification
 from goodnet.training import Progress, Training, TrainingSettings, no_progress, train
 
@@ -36,10 +35,6 @@ def train_detector(
         SettingsError: There is an augmentation.
         GoodnetError: The loss became NaN or infinite.
     """
-    if settings.augmentation is not None:
-        raise SettingsError(
-            "augmentation", settings.augmentation, "give None: it would move signs, not their boxes"
-        )
     return train(
         network,
         TrainingData(scene_images(scenes), InputSpecification(scenes.size)),

@@ -15,11 +15,15 @@ from goodnet.files import writing_beside
 from goodnet.graph import trace
 from goodnet.networks import ARCHITECTURES
 
-_USUAL_SIZE = {"deepid": (3, 55, 47)}
+_USUAL_SIZE = {"deepid": (3, 55, 47), "alexnet": (1, 129, 81)}
 _SMALL_SIZE = (3, 32, 32)
 _MOST_VALUES = 2**22
 # The weight whose first size is the width factor.
-_WIDTH_OF = {"small_cnn": "features.conv_1.weight", "preact_resnet18": "conv.weight"}
+_WIDTH_OF = {
+    "small_cnn": "features.conv_1.weight",
+    "preact_resnet18": "conv.weight",
+    "alexnet": "features.conv_1.weight",
+}
 
 
 def read_metadata(path: Path) -> dict[str, str]:

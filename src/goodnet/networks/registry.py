@@ -6,14 +6,16 @@ import torch
 from torch import nn
 
 from goodnet.errors import SettingsError
+from goodnet.networks.alexnet import AlexNet
 from goodnet.networks.deepid import DeepID
 from goodnet.networks.preact_resnet import PreActResNet18
 from goodnet.networks.small_cnn import SmallCNN
 
-ARCHITECTURES: dict[str, type[DeepID] | type[SmallCNN] | type[PreActResNet18]] = {
+ARCHITECTURES: dict[str, type[DeepID | SmallCNN | PreActResNet18 | AlexNet]] = {
     "deepid": DeepID,
     "small_cnn": SmallCNN,
     "preact_resnet18": PreActResNet18,
+    "alexnet": AlexNet,
 }
 
 
