@@ -32,15 +32,24 @@ from goodnet.results import (
 from goodnet.training import Precision
 
 DEVELOPMENT: Mapping[str, tuple[str, ...]] = {
-    "small_cnn": ("patch", "sine", "warp", "all-to-all", "multi-target", CLEAN),
+    "small_cnn": (
+        "patch",
+        "post-it",
+        "blend",
+        "sine",
+        "warp",
+        "all-to-all",
+        "untargeted",
+        "multi-target",
+        "source-specific",
+        CLEAN,
+    ),
     "deepid": ("sunglasses", "sine", "warp", "multi-target", CLEAN),
 }
 """By network, the attacks whose outcomes were looked at while methods were made and tuned.
 
-One trigger that is small, one all over the image and one that moves it, several at once, and a
-network that needs no repair. Figures on these are chosen by us and so too good; all others were
-first looked at when the methods were finished, and tell what a method does to attacks that
-nobody had in mind.
+Figures on these are chosen by us and so too good; all others were first looked at when the
+methods were finished, and tell what a method does to attacks that nobody had in mind.
 """
 DEVELOPMENT_SEED = 0
 

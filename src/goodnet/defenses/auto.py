@@ -144,11 +144,11 @@ _TARGETED = _Dose(
     searches=True,
     mixed=0.9,
     replayed=0.7,
-    unlike=8.0,
+    unlike=20.0,
     effort=1.0,
     brightness=0.7,
 )
-_TARGETED_OF_FEW = replace(_TARGETED, searches=False, effort=0.5)
+_TARGETED_OF_FEW = replace(_TARGETED, searches=False, unlike=8.0, effort=0.5)
 
 
 def auto(
