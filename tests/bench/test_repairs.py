@@ -375,12 +375,12 @@ def test_the_attacks_of_development_are_of_the_zoo() -> None:
 
 def test_methods_and_attacks_are_summed_up() -> None:
     cells = [
-        a_cell((5,), member="blend", seed=0, lost=4),
-        a_cell((900, 100), member="blend", seed=1, lost=-2, floor=100),
+        a_cell((5,), member="flat-minimum", seed=0, lost=4),
+        a_cell((900, 100), member="flat-minimum", seed=1, lost=-2, floor=100),
         a_cell((25,), member="low-rate", seed=0),
         a_cell((0,), member="clean", seed=1, lost=30),
         a_cell((0,), member="clean", seed=2),
-        a_cell((0,), member="blend", seed=0, method="clp", lost=1),
+        a_cell((0,), member="flat-minimum", seed=0, method="clp", lost=1),
     ]
     (part,) = parts_of(cells)
     prune, clp = part.methods
@@ -394,17 +394,17 @@ def test_methods_and_attacks_are_summed_up() -> None:
     assert prune.accuracy_lost_worst == pytest.approx(0.03)
     assert prune.seconds == 10.0
     blend = part.members[0]
-    assert (blend.member, blend.method, blend.seeds) == ("blend", "prune", (0, 1))
+    assert (blend.member, blend.method, blend.seeds) == ("flat-minimum", "prune", (0, 1))
     assert (blend.cured.count, blend.cured.n) == (1, 2)
     assert blend.excess_mean == pytest.approx((0.005 + 0.8) / 2)
     assert blend.excess_worst == pytest.approx(0.8)
     assert blend.accuracy_lost_mean == pytest.approx(0.001)
     assert blend.accuracy_lost_worst == pytest.approx(0.004)
     assert [(each.member, each.method) for each in part.members] == [
-        ("blend", "prune"),
+        ("flat-minimum", "prune"),
         ("low-rate", "prune"),
         ("clean", "prune"),
-        ("blend", "clp"),
+        ("flat-minimum", "clp"),
     ]
 
 
