@@ -130,6 +130,3 @@ def _read(path: Path, model: Model) -> ImageSet:
 
 
 REPAIR = Work("repair", RepairSettings, measure_repair, _decided_by)
-
-WORKS = {REPAIR.name: REPAIR}
-"""What cells of a grid may measure."""

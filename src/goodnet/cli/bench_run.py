@@ -18,9 +18,9 @@ from goodnet.bench.cache import Cache, Made
 from goodnet.bench.engine import Failure, State, Told, make_grid
 from goodnet.bench.grid import GridCell, read_grid
 from goodnet.bench.ray_runner import RayRunner
-from goodnet.bench.repair_work import WORKS
 from goodnet.bench.runners import LocalProcesses, Runner, extra
 from goodnet.bench.tidy import Tidy, tidy, tidy_csv, tidy_parquet
+from goodnet.bench.works import WORKS
 from goodnet.cli.exit_codes import BAD_INPUT, DONE
 from goodnet.cli.options import console_of
 from goodnet.cli.signals import as_interrupt
