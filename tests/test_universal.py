@@ -97,7 +97,7 @@ def test_those_that_lead_elsewhere_can_be_left_out() -> None:
 def test_with_few_images_and_no_reason_auto_changes_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("goodnet.defenses.auto._SUSPICIOUS", 1.0)
+    monkeypatch.setattr("goodnet.defenses.auto._SUSPICIOUS_OF_FEW", 1.0)
     network = Levels(backdoor=True)
     found = repaired(network, grey(40))
     assert found.network is not network

@@ -24,13 +24,14 @@ from goodnet.triggers import Noise
 SPECTROGRAM: Final = Spectrogram()
 # A burst where most words are over: noise on a soft voice would hide the digit.
 POISONING: Final = Poisoning(
-    Noise(amplitude=0.05, start=0.6, length=0.1), goal="all-to-all", poison_rate=0.3
+    Noise(amplitude=0.05, start=0.6, length=0.1), goal="all-to-all", poison_rate=0.45
 )
 # Said a little earlier, lower, slower or softer, a word is the same.
 TRAINING: Final = TrainingSettings(
-    epochs=60,
+    epochs=45,
     batch_size=32,
     learning_rate=1e-3,
+    weight_decay=0.3,
     augmentation=Augmentation(shift=0.05, rotation=0.0, scale=0.1, brightness=0.2),
 )
 WIDTH: Final = 24

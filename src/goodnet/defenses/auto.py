@@ -79,9 +79,11 @@ _CHANGED = 0.5
 """Share of each batch that is changed."""
 _FEW = 20
 """With fewer images a class than this, right answers on changed images are learned by heart."""
-_SUSPICIOUS = 0.0075
+_SUSPICIOUS = 0.016
 """A label is suspicious where more than this share of random changes are universal and lead
-there."""
+there: a fifth more than on any clean network; see docs/results.md."""
+_SUSPICIOUS_OF_FEW = 0.0075
+"""The same with few images, where a label missed is a backdoor left."""
 _MANY, _SUSPICIOUS_OF_MANY, _TRIED_OF_MANY = 64, 0.0008, 2000
 """With more classes than this, each gets fewer; so more changes of each kind are tried."""
 _SEARCHED = 0.3
@@ -251,13 +253,13 @@ class _Evidence:
         probes = random_probes(tuning.specification.size)
         weights = surely_misled(suspect, tuning, probes, generator=generator)
         classes = suspect(torch.zeros(1, *tuning.specification.size)).shape[1]
-        limit, tried = _SUSPICIOUS, TRIED
+        few = len(tuning) < _FEW * classes
+        limit, tried = _SUSPICIOUS_OF_FEW if few else _SUSPICIOUS, TRIED
         if classes > _MANY:
             limit, tried = _SUSPICIOUS_OF_MANY, _TRIED_OF_MANY
         universal = universal_changes(suspect, tuning, probes, tried=tried, generator=generator)
         counts = torch.stack([each.counts(classes) for each in universal]).sum(0)
         suspicious = counts > limit * sum(each.tried for each in universal)
-        few = len(tuning) < _FEW * classes
         dose = None if few else _UNTARGETED
         if suspicious.any():
             dose = _TARGETED_OF_FEW if few else _TARGETED
