@@ -44,5 +44,5 @@ def test_same_seed_same_bits() -> None:
 
 def test_an_augmentation_is_refused() -> None:
     settings = TrainingSettings(augmentation=Augmentation())
-    with pytest.raises(SettingsError, match="it would move signs, not their boxes"):
+    with pytest.raises(SettingsError, match="what is said of an image would move"):
         train_detector(NETWORK, SCENES, settings, generator=torch.Generator())
