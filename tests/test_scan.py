@@ -85,6 +85,7 @@ def test_the_target_is_flagged_and_no_other_label(found: Scanned) -> None:
     assert [target.label for target in result.targets] == [TARGET]
     target = result.targets[0]
     assert target.score >= 1
+    assert target.extent is not None
     assert target.extent < 0.03
     assert target.misled.value > 0.7
     assert target.misled.n == 50  # images of the five other labels

@@ -601,29 +601,44 @@ class ScanTarget:
     """A label that a scan takes for a backdoor's target.
 
     Attributes:
-        score: At least 1; how far beyond both limits the change is.
-        kind: Of change: `masks` (pixels painted over), `fields` (a pattern added) or `warps`.
-        extent: How large the change is, as a share.
+        score: At least 1; how far beyond its limits the label is.
+        by: What flagged it: `universal` (random changes lead there and its margin is large), or
+            the kind of a small change.
+        kind: Of the change shown: `masks` (pixels painted over), `fields` (a pattern added),
+            `warps`; a random one where no search misled most images.
+        extent: How large that is, as a share; None of a random one.
         misled: Share of clean images of other labels that it turns into this one.
         trigger: Its picture's file.
     """
 
     label: int
     score: float
+    by: str
     kind: str
-    extent: float
+    extent: float | None
     misled: Rate
     trigger: str | None = None
 
 
 @dataclass(frozen=True)
 class LabelScan:
-    """The smallest change found for one label, in each kind; None where none was found."""
+    """What was found for one label.
+
+    Attributes:
+        score: The greater of those by suspicion and by small changes.
+        kind: What gave that score, as `ScanTarget.by`.
+        extents: The smallest change found in each kind; None where none was.
+        universal: Random changes that lead there, of all tried.
+        margin_deviations: Deviations of its largest margin above the labels' median; None where
+            it was not searched.
+    """
 
     label: int
     score: float
     kind: str
     extents: dict[str, float | None]
+    universal: Rate
+    margin_deviations: float | None
 
 
 @dataclass(frozen=True)
@@ -671,7 +686,7 @@ class ScanResult:
         targets: Flagged labels, the highest score first.
         labels: The labels that come next, flagged ones among them.
         usual: What they are compared with, for each kind of change.
-        anyhow: How all-to-all and untargeted backdoors show.
+        anyhow: How all-to-all and untargeted backdoors show; not searched where labels are many.
         labels_searched: Labels searched for at length.
         images: Clean images given.
     """

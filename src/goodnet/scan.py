@@ -1,15 +1,19 @@
-"""Which labels are a backdoor's targets: those that the smallest changes of an image lead to.
+"""Which labels are a backdoor's targets, by clean images alone.
 
-A trigger turns images of every class into the target label and is itself small. So for each
-label the smallest change that makes the network say it of most images is searched for, in
-several kinds: a few pixels painted over, a faint pattern added, the image bent. A label is
-flagged where its change is smaller than any seen on clean networks *and* much smaller than those
-of the other labels. All-to-all and untargeted backdoors have no target; changes that make
-answers wrong in any way show those.
+Two things flag a label. *Suspicion*: random changes lead many images there, and the network can be
+made surer of it than of others (see probes/suspicion.py). *Small changes*: a trigger turns images
+of every class into the target and is itself small, so for each label the smallest change that
+makes the network say it of most images is searched for, in several kinds: a few pixels painted
+over, a faint pattern added, the image bent; a label is flagged where its change is smaller than
+any seen on clean networks *and* much smaller than those of the other labels. All-to-all and
+untargeted backdoors have no target; changes that make answers wrong in any way show those.
+
+Of many labels some are led to by small changes without a backdoor, and some change makes answers
+wrong anyhow; there suspicion alone flags, and small changes are searched for to show the trigger.
 
 Source: Wang et al. 2019, Neural Cleanse (masks; distance from the median in deviations).
 Departures: patterns and warps beside masks; extents are compared by their logarithms; of many
-labels only the likeliest and a random sample are searched at length.
+labels only the most suspicious and a random sample are searched for.
 """
 
 from __future__ import annotations
@@ -28,12 +32,13 @@ from goodnet.data.roles import CleanData, require_clean
 from goodnet.errors import DataError, SettingsError
 from goodnet.probes import (
     Found,
+    Probe,
     SearchedProbe,
     Suspect,
+    Suspicion,
     least_changes,
-    misled_to,
-    random_probes,
     searched_probes,
+    suspicion,
 )
 from goodnet.results import AnyChange, LabelScan, Rate, ScanResult, ScanTarget, UsualChange
 from goodnet.training import Precision, Progress, no_progress
@@ -47,10 +52,10 @@ _ANYHOW = {"masks": 0.3, "fields": 0.8, "warps": 0.3}
 """Up to this many times `small`, a change that makes answers wrong in any way is a backdoor's."""
 _STARTS = 8
 """Of the search for changes that make answers wrong in any way."""
-_BEST, _SAMPLE = 24, 24
-"""Where labels are too many, the best and a random sample of the others are searched at length."""
-_FIRST, _FIRST_STEPS = 192, 24
-"""Before that, so many labels are searched for so many steps."""
+_BEST, _SAMPLE = 16, 24
+"""Where labels are too many, the most suspicious and a random sample of the others are searched."""
+_SUSPICION = "universal"
+"""What flags a label by suspicion: random changes that are universal."""
 _CHUNK = 64
 _SHOWN_LABELS = 12
 _SHOWN_IMAGES = 4
@@ -69,7 +74,7 @@ class ScanSettings:
 
     Attributes:
         steps: Of the search for a label's smallest change.
-        most_labels: Up to so many classes each is searched for at length.
+        most_labels: Up to so many classes each label is searched for, and small changes flag.
         precision: Of the numbers inside the network.
     """
 
@@ -160,20 +165,26 @@ def scan(
     search = partial(
         least_changes, suspect, clean, steps=settings.steps, generator=generator, progress=progress
     )
-    anyhow = [search(probe, torch.full((_STARTS,), -1)) for probe in probes]
-    best, sample = _labels_to_search(
+    few = classes <= settings.most_labels
+    evidence = suspicion(
         suspect,
         clean,
-        anyhow,
         classes=classes,
-        settings=settings,
+        most_labels=settings.most_labels,
         generator=generator,
         progress=progress,
     )
+    anyhow = [search(probe, torch.full((_STARTS,), -1)) for probe in probes] if few else []
+    best, sample = torch.arange(0), torch.arange(classes)
+    if not few:
+        ranked = evidence.scores.argsort(descending=True, stable=True)
+        best, others = ranked[:_BEST], ranked[_BEST:]
+        sample = others[torch.randperm(len(others), generator=generator)[:_SAMPLE]]
     labels = torch.cat([best, sample])
     found = [_in_chunks(search, probe, labels) for probe in probes]
     compared = [_Compared.of(each, len(best)) for each in found]
-    judged = [_judged(suspect, clean, found, compared, place) for place in range(len(labels))]
+    judge = partial(_judged, suspect, clean, evidence, found, compared, few=few)
+    judged = [judge(place) for place in range(len(labels))]
     flagged = [(each.target, each.trigger) for each in judged if each.target and each.trigger]
     flagged.sort(key=lambda pair: -pair[0].score)
     changes = [_any_change(suspect, clean, each) for each in anyhow]
@@ -189,48 +200,6 @@ def scan(
         seconds=time.perf_counter() - start,
     )
     return Scanned(result, tuple(trigger for _, trigger in flagged))
-
-
-def _labels_to_search(
-    suspect: Suspect,
-    clean: CleanData,
-    anyhow: list[Found],
-    *,
-    classes: int,
-    settings: ScanSettings,
-    generator: torch.Generator,
-    progress: Progress,
-) -> tuple[Tensor, Tensor]:
-    """The labels that are likeliest targets, and those they are compared with.
-
-    Where there are few classes, none and all of them. Otherwise labels are ranked by how
-    often changes that mislead anyhow lead there, then random changes; the first are
-    searched for in few steps, and the best of those at length.
-    """
-    if classes <= settings.most_labels:
-        return torch.arange(0), torch.arange(classes)
-    votes = misled_to(
-        suspect, clean, random_probes(clean.specification.size), classes=classes,
-        generator=generator,
-    ).double()  # fmt: skip
-    votes /= votes.sum().clamp(min=1)
-    for each in anyhow:
-        votes += _answers_to(suspect, clean, each, classes)
-    ranked = votes.argsort(descending=True, stable=True)
-    first = ranked[:_FIRST]
-    extents = []
-    for probe in searched_probes(clean.specification.size):
-        short = partial(
-            least_changes, suspect, clean, steps=_FIRST_STEPS, generator=generator,
-            progress=progress,
-        )  # fmt: skip
-        extents.append(_in_chunks(short, probe, first).extents / probe.small)
-    # A label is as good as it is in its best kind; ties keep the order by votes.
-    order = torch.stack(extents).amin(0).argsort(stable=True)
-    best = first[order[:_BEST]]
-    others = ranked[~torch.isin(ranked, best)]
-    drawn = torch.randperm(len(others), generator=generator)[:_SAMPLE]
-    return best, others[drawn]
 
 
 def _in_chunks(search: partial[Found], probe: SearchedProbe, labels: Tensor) -> Found:
@@ -294,40 +263,66 @@ class _Judged:
 def _judged(
     suspect: Suspect,
     clean: CleanData,
+    evidence: Suspicion,
     found: Sequence[Found],
     compared: Sequence[_Compared],
     place: int,
+    *,
+    few: bool,
 ) -> _Judged:
-    """The label at `place` of those searched for, by the kind of change it scores most in.
+    """The label at `place` of those searched for, by what it scores most in.
 
-    What would flag it is tried on many images first.
+    Changes that would flag it, or show the trigger of one that is suspicious, are tried on many
+    images first. Only where labels are `few` do small changes flag.
     """
     label = int(found[0].targets[place])
-    named = label + clean.specification.label_offset
+    suspicious = float(evidence.scores[label])
     tried = [
-        _confirmed(suspect, clean, each, place) if of.score(each.extents[place]) >= 1.0 else None
+        _confirmed(suspect, clean, each, place)
+        if suspicious >= 1.0 or (few and of.score(each.extents[place]) >= 1.0)
+        else None
         for each, of in zip(found, compared, strict=True)
     ]
     extents = [
         each.extents[place] if change is None else change.extent
         for each, change in zip(found, tried, strict=True)
     ]
-    scores = [of.score(extent) for of, extent in zip(compared, extents, strict=True)]
-    kind = scores.index(max(scores))
+    scores = [
+        of.score(extent) if few else 0.0 for of, extent in zip(compared, extents, strict=True)
+    ]
+    smallness = [
+        float(each.probe.small / extent) for each, extent in zip(found, extents, strict=True)
+    ]
+    kind = max(range(len(found)), key=lambda at: (scores[at], smallness[at]))
     probe, change = found[kind].probe, tried[kind]
+    score = max(scores[kind], suspicious)
+    by = _SUSPICION if suspicious > scores[kind] else probe.name
+    deviations = evidence.deviations[label]
     row = LabelScan(
-        label=named,
-        score=scores[kind],
-        kind=probe.name,
+        label=label + clean.specification.label_offset,
+        score=score,
+        kind=by,
         extents={
             each.probe.name: float(extent) if extent.isfinite() else None
             for each, extent in zip(found, extents, strict=True)
         },
+        universal=Rate.of(int(evidence.counts[label]), evidence.tried),
+        margin_deviations=float(deviations) if deviations.isfinite() else None,
     )
-    if change is None or scores[kind] < 1.0:
+    if score < 1.0:
         return _Judged(row)
-    target = ScanTarget(named, scores[kind], probe.name, float(change.extent), change.misled)
-    return _Judged(row, target, _reconstructed(clean, probe, change.numbers, label))
+    assert change is not None
+    if change.extent.isfinite():
+        shown: Probe = probe
+        numbers, extent, misled = change.numbers, float(change.extent), change.misled
+    else:
+        shown, numbers = evidence.strongest(label)
+        said, right = _answers(suspect, clean, shown, numbers, _COUNTED)
+        counted = right != label
+        misled = Rate.of(int((said == label)[counted].sum()), int(counted.sum()))
+        extent = None
+    target = ScanTarget(row.label, score, by, shown.name, extent, misled)
+    return _Judged(row, target, _reconstructed(clean, shown, numbers, label))
 
 
 def _first(rows: list[LabelScan], probes: Sequence[SearchedProbe]) -> list[LabelScan]:
@@ -388,18 +383,9 @@ def _any_change(suspect: Suspect, clean: CleanData, found: Found) -> AnyChange:
     return AnyChange(found.probe.name, None, 0.0, Rate.of(0, 0), 0)
 
 
-def _answers_to(suspect: Suspect, clean: CleanData, found: Found, classes: int) -> Tensor:
-    """How often the changes found lead to each label, shares summed over the changes."""
-    votes = torch.zeros(classes, dtype=torch.float64)
-    for place in found.extents.isfinite().nonzero().flatten().tolist():
-        said, right = _answers(suspect, clean, found.probe, found.numbers[place], _BATCH)
-        votes += torch.bincount(said[said != right], minlength=classes) / len(said)
-    return votes
-
-
 @torch.no_grad()
 def _answers(
-    suspect: Suspect, clean: CleanData, probe: SearchedProbe, numbers: Tensor, most: int
+    suspect: Suspect, clean: CleanData, probe: Probe, numbers: Tensor, most: int
 ) -> tuple[Tensor, Tensor]:
     """What the network says of changed images, at most `most`, and what is right."""
     chosen = _spread(torch.arange(len(clean)), most)
@@ -412,9 +398,7 @@ def _answers(
     return torch.cat(said), labels[chosen]
 
 
-def _reconstructed(
-    clean: CleanData, probe: SearchedProbe, numbers: Tensor, label: int
-) -> Reconstructed:
+def _reconstructed(clean: CleanData, probe: Probe, numbers: Tensor, label: int) -> Reconstructed:
     """The change shown on some clean images of other labels."""
     chosen = _spread((clean.labels != label).nonzero().flatten(), _SHOWN_IMAGES)
     images = as_float(clean.pixels()[chosen])

@@ -15,13 +15,13 @@ from goodnet.report.tables import scan_table
 from goodnet.results import AnyChange, LabelScan, Rate, ScanResult, ScanTarget, UsualChange
 
 PNG = b"\x89PNG\r\n\x1a\n"
-TARGET = ScanTarget(2, 2.04, "fields", 0.0147, Rate.of(760, 980), "runs/a/trigger-2.png")
+TARGET = ScanTarget(2, 2.04, "fields", "fields", 0.0147, Rate.of(760, 980), "runs/a/trigger-2.png")
 RESULT = ScanResult(
     backdoored=True,
     targets=(TARGET,),
     labels=(
-        LabelScan(2, 2.04, "fields", {"masks": 0.001, "fields": 0.0147}),
-        LabelScan(25, 0.62, "fields", {"masks": None, "fields": 0.039}),
+        LabelScan(2, 2.04, "fields", {"masks": 0.001, "fields": 0.0147}, Rate.of(63, 2500), 2.67),
+        LabelScan(25, 0.62, "fields", {"masks": None, "fields": 0.039}, Rate.of(0, 2500), None),
     ),
     usual=(
         UsualChange("masks", 0.017, 0.62, 40, 43, 0.025),
@@ -82,8 +82,10 @@ def test_what_is_no_png_is_refused() -> None:
 def test_hostile_names_are_escaped(examples: ModuleType) -> None:
     hostile = replace(
         RESULT,
-        targets=(replace(TARGET, kind=examples.HOSTILE),),
-        labels=(LabelScan(2, 1.5, examples.HOSTILE, {examples.HOSTILE: 0.1}),),
+        targets=(replace(TARGET, by=examples.HOSTILE, kind=examples.HOSTILE),),
+        labels=(
+            LabelScan(2, 1.5, examples.HOSTILE, {examples.HOSTILE: 0.1}, Rate.of(9, 2500), 1.0),
+        ),
         usual=(replace(RESULT.usual[0], kind=examples.HOSTILE),),
         anyhow=(replace(RESULT.anyhow[1], kind=examples.HOSTILE),),
     )
@@ -100,5 +102,5 @@ def test_the_table_fits_a_terminal_and_says_how_much_was_searched() -> None:
     lines = captured.get().splitlines()
     assert max(map(len, lines)) <= 80
     row = next(line.split() for line in lines if line.strip().startswith("2 "))
-    assert row == ["2", "2.04", "fields", "0.10", "%", "1.47", "%"]
+    assert row == ["2", "2.04", "fields", "63", "2.7", "0.10", "%", "1.47", "%"]
     assert any("43 of 43 labels, 3,260 clean images, 61 s" in line for line in lines)

@@ -29,18 +29,17 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-from scipy.stats import fisher_exact
+from scipy.stats import binomtest
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from goodnet.answers import accuracy_of
+from goodnet.answers import accuracy_of, rightly_named
 from goodnet.data.roles import CleanData, require_clean
 from goodnet.defenses.averaging import Average
 from goodnet.defenses.exposure import exposure
 from goodnet.defenses.repaired import DefenseSettings, Repaired
 from goodnet.formats.specification import InputSpecification
 from goodnet.probes import (
-    TRIED,
     Found,
     Probe,
     Suspect,
@@ -50,10 +49,12 @@ from goodnet.probes import (
     random_probes,
     searched_probes,
     surely_misled,
-    universal_changes,
+    suspicion,
 )
-from goodnet.results import EpochRow, Rate
+from goodnet.results import EpochRow
 from goodnet.training import Augmentation, Progress, TrainingSettings, layout_of, train
+
+_Norm = nn.modules.batchnorm._BatchNorm
 
 AUTO = TrainingSettings(
     epochs=20,
@@ -70,8 +71,10 @@ AUTO = TrainingSettings(
 
 _ROUNDS = 2
 _RATES = (1.0, 0.2, 0.04)
-"""Factors of the learning rate; the next is for networks that the last one breaks, such as those
-with inputs up to 255, whose gradients are as much longer."""
+"""Factors of the learning rate; the next is for networks that the last one breaks."""
+_HARM, _BY_CHANCE = 0.02, 0.1
+"""A network is broken where it lost more than this share of all clean images, and the odds that
+as many would be lost by chance are below this."""
 _SEARCH_STEPS = 60
 _ANY = 8
 """Starts of the search for changes that make answers wrong in any way."""
@@ -79,13 +82,9 @@ _CHANGED = 0.5
 """Share of each batch that is changed."""
 _FEW = 20
 """With fewer images a class than this, right answers on changed images are learned by heart."""
-_SUSPICIOUS = 0.016
-"""A label is suspicious where more than this share of random changes are universal and lead
-there: a fifth more than on any clean network; see docs/results.md."""
-_SUSPICIOUS_OF_FEW = 0.0075
-"""The same with few images, where a label missed is a backdoor left."""
-_MANY, _SUSPICIOUS_OF_MANY, _TRIED_OF_MANY = 64, 0.0008, 2000
-"""With more classes than this, each gets fewer; so more changes of each kind are tried."""
+_WITHOUT_NORMS = 0.05
+"""Factor of the rate for AdamW, by which a network without norms learns right answers on changed
+images: how long its gradients are depends on its weights and inputs."""
 _SEARCHED = 0.3
 """Share of the changed images whose change was searched for, where any was found."""
 _REMEMBERED = 256
@@ -124,7 +123,13 @@ class _Dose:
     effort: float
     brightness: float | None
 
-    def of(self, training: TrainingSettings, *, rate: float) -> TrainingSettings:
+    def of(
+        self, network: nn.Module, training: TrainingSettings, *, rate: float
+    ) -> TrainingSettings:
+        """How `network` is tuned."""
+        if not (self.targeted or any(isinstance(each, _Norm) for each in network.modules())):
+            rate *= _WITHOUT_NORMS
+            training = replace(training, optimizer="adamw", weight_decay=0.0)
         augmentation = training.augmentation
         if augmentation is not None and self.brightness is not None:
             augmentation = replace(augmentation, brightness=self.brightness)
@@ -168,7 +173,7 @@ def auto(
 ) -> Repaired:
     """The network tuned until the search finds no small change that misleads it.
 
-    Where random changes lead to some labels unusually often, only what leads there is unlearned;
+    Where random changes and margins point to some labels, only what leads there is unlearned;
     otherwise whatever misleads the network is, and of few images nothing: it is then an equal
     copy of the one handed in. Of the rounds the last is kept; with few images there is one.
 
@@ -180,7 +185,7 @@ def auto(
     precision = settings.training.precision
     specification = tuning.specification
     suspect = Suspect(network, specification, precision)
-    evidence = _Evidence.of(suspect, tuning, generator=generator)
+    evidence = _Evidence.of(suspect, tuning, generator=generator, progress=progress)
     dose = evidence.dose
     if dose is None:
         stopped = f"{evidence.told()}, and of so few images nothing is unlearned without a reason"
@@ -201,7 +206,7 @@ def auto(
         for rate in _RATES:
             average = Average()
             training = tune(
-                dose.of(settings.training, rate=rate),
+                dose.of(network, settings.training, rate=rate),
                 held_out=held_out,
                 after_step=average,
                 keep_last=True,
@@ -211,7 +216,7 @@ def auto(
             epochs += training.epochs
             after = accuracy_of(tuned, held_out)
             tried.append(f"after {what}, {after.value:.1%} of held-out images are right")
-            if not _collapsed(accuracy_of(network, held_out), after):
+            if not _harmed(network, tuned, tuning, held_out):
                 break
             what = f"unlearning, round {round_} again at a fifth of the rate"
         repaired = tuned
@@ -225,11 +230,19 @@ def auto(
     return Repaired(repaired, stopped="; ".join(tried), epochs=epochs)
 
 
-def _collapsed(before: Rate, after: Rate) -> bool:
-    """Whether held-out accuracy fell by more than a tenth, and hardly by chance (Fisher 1922)."""
-    counts = [[each.count, each.n - each.count] for each in (after, before)]
-    by_chance = float(fisher_exact(counts, alternative="less").pvalue)
-    return before.value - after.value > 0.1 and by_chance < 0.05
+def _harmed(before: nn.Module, after: nn.Module, *clean: CleanData) -> bool:
+    """Whether clean images are named rightly less often, and hardly by chance (McNemar 1947).
+
+    Images that were tuned on count too: a network that was broken fails on them as well, and
+    few are held out.
+    """
+    old, new = (
+        torch.cat([rightly_named(each, data) for data in clean]) for each in (before, after)
+    )
+    lost, won = int((old & ~new).sum()), int((new & ~old).sum())
+    if lost - won <= _HARM * len(old):
+        return False
+    return float(binomtest(won, lost + won, alternative="less").pvalue) < _BY_CHANCE
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,7 +253,7 @@ class _Evidence:
         dose: How hard; None where nothing points to one and there are few images.
         universal: Random changes that work as triggers do, kind by kind.
         weights: How often images are surely misled by each kind, float32 (kind,).
-        suspicious: The labels that so many universal changes lead to, bool (label,).
+        suspicious: The labels that a backdoor may lead to, bool (label,).
     """
 
     dose: _Dose | None
@@ -249,26 +262,28 @@ class _Evidence:
     suspicious: Tensor
 
     @classmethod
-    def of(cls, suspect: Suspect, tuning: CleanData, *, generator: torch.Generator) -> _Evidence:
+    def of(
+        cls,
+        suspect: Suspect,
+        tuning: CleanData,
+        *,
+        generator: torch.Generator,
+        progress: Progress,
+    ) -> _Evidence:
         probes = random_probes(tuning.specification.size)
         weights = surely_misled(suspect, tuning, probes, generator=generator)
         classes = suspect(torch.zeros(1, *tuning.specification.size)).shape[1]
+        found = suspicion(suspect, tuning, classes=classes, generator=generator, progress=progress)
         few = len(tuning) < _FEW * classes
-        limit, tried = _SUSPICIOUS_OF_FEW if few else _SUSPICIOUS, TRIED
-        if classes > _MANY:
-            limit, tried = _SUSPICIOUS_OF_MANY, _TRIED_OF_MANY
-        universal = universal_changes(suspect, tuning, probes, tried=tried, generator=generator)
-        counts = torch.stack([each.counts(classes) for each in universal]).sum(0)
-        suspicious = counts > limit * sum(each.tried for each in universal)
         dose = None if few else _UNTARGETED
-        if suspicious.any():
+        if found.suspicious.any():
             dose = _TARGETED_OF_FEW if few else _TARGETED
-        return cls(dose, universal, weights, suspicious)
+        return cls(dose, found.universal, weights, found.suspicious)
 
     def told(self) -> str:
         """For people."""
         labels = ", ".join(map(str, self.suspicious.nonzero().flatten().tolist()))
-        return f"random changes lead to {labels or 'no label'} unusually often"
+        return f"random changes and margins point to {labels or 'no label'}"
 
 
 def _search(
@@ -520,5 +535,5 @@ def _distilled(logits: Tensor, taught: Tensor) -> Tensor:
 def _freeze_norms(network: nn.Module) -> None:
     """Norms keep their statistics: changed images would shift them."""
     for module in network.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if isinstance(module, _Norm):
             module.eval()

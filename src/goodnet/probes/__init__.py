@@ -10,14 +10,16 @@ from goodnet.probes.search import (
     misled_to,
     surely_misled,
 )
-from goodnet.probes.universal import TRIED, Universal, universal_changes
+from goodnet.probes.suspicion import MANY, Suspicion, suspicion
+from goodnet.probes.universal import Universal, universal_changes
 
 __all__ = [
-    "TRIED",
+    "MANY",
     "Found",
     "Probe",
     "SearchedProbe",
     "Suspect",
+    "Suspicion",
     "Universal",
     "least_changes",
     "likeliest_labels",
@@ -25,5 +27,6 @@ __all__ = [
     "random_probes",
     "searched_probes",
     "surely_misled",
+    "suspicion",
     "universal_changes",
 ]

@@ -47,6 +47,7 @@ class Suspect:
         self._network.to(memory_format=self._layout)  # type: ignore[call-overload]
         self._specification = specification
         self._precision = precision
+        self.size = specification.size
         self.device = device_of(network)
 
     def __call__(self, images: Tensor) -> Tensor:

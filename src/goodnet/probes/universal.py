@@ -16,6 +16,7 @@ from goodnet.data.images import as_float
 from goodnet.data.roles import CleanData
 from goodnet.probes.probe import Probe
 from goodnet.probes.search import Suspect
+from goodnet.training import Progress, no_progress
 
 TRIED = 500
 """Changes of each kind."""
@@ -70,6 +71,7 @@ def universal_changes(
     *,
     tried: int = TRIED,
     generator: torch.Generator,
+    progress: Progress = no_progress,
 ) -> tuple[Universal, ...]:
     """Of random changes those that give many images one wrong label, kind by kind.
 
@@ -79,8 +81,13 @@ def universal_changes(
         probes: The kinds of changes.
         tried: Changes of each kind, each shown on 16 images.
         generator: Draws images and changes.
+        progress: Told after each kind.
     """
-    return tuple(_of_kind(suspect, clean, probe, tried, generator) for probe in probes)
+    found = []
+    for kind, probe in enumerate(probes, start=1):
+        found.append(_of_kind(suspect, clean, probe, tried, generator))
+        progress("trying random changes", kind, len(probes))
+    return tuple(found)
 
 
 def _of_kind(

@@ -270,7 +270,7 @@ def _limits(attack: AttackResult | None, scan: ScanResult | None) -> tuple[str, 
 
 
 def _scan_rows(scan: ScanResult | None) -> list[tuple[str, bool, str, str, list[str]]]:
-    """Label, whether it is flagged, score, kind, and the extent in each kind."""
+    """Label, whether it is flagged, score, what gives it, changes, margin, extents by kind."""
     if scan is None:
         return []
     kinds = [each.kind for each in scan.usual]
@@ -280,7 +280,11 @@ def _scan_rows(scan: ScanResult | None) -> list[tuple[str, bool, str, str, list[
             row.score >= 1,
             f"{row.score:.2f}",
             row.kind,
-            [extent(row.extents.get(kind)) for kind in kinds],
+            [
+                f"{row.universal.count} of {grouped(row.universal.n)}",
+                "" if row.margin_deviations is None else f"{row.margin_deviations:.1f}",
+                *(extent(row.extents.get(kind)) for kind in kinds),
+            ],
         )
         for row in scan.labels
     ]
@@ -290,7 +294,7 @@ def _scan_rows(scan: ScanResult | None) -> list[tuple[str, bool, str, str, list[
             change.score >= 1,
             f"{change.score:.2f}",
             change.kind,
-            [extent(change.extent) if kind == change.kind else "" for kind in kinds],
+            ["", "", *(extent(change.extent) if kind == change.kind else "" for kind in kinds)],
         )
         for change in scan.anyhow
     ]
@@ -310,9 +314,10 @@ def _triggers(scan: ScanResult | None, pictures: Mapping[str, bytes]) -> list[tu
             continue
         if not pictures[name].startswith(_PNG):
             raise DataError(f"picture {shown_name(name)}", "is no PNG", "make the scan again")
+        size = "drawn at random" if target.extent is None else extent(target.extent)
         caption = (
             f"Label {target.label}: {KINDS.get(target.kind, shown_name(target.kind))}, "
-            f"{extent(target.extent)}. Clean images, the same changed, and the difference, "
+            f"{size}. Clean images, the same changed, and the difference, "
             "stretched; grey where nothing changed."
         )
         data = base64.b64encode(pictures[name]).decode("ascii")

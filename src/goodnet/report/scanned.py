@@ -10,7 +10,11 @@ KINDS = {
     "masks": "pixels painted over",
     "fields": "a faint pattern added",
     "warps": "the image bent",
+    "rectangles": "a sticker",
+    "waves": "a ripple",
+    "blends": "a picture mixed in",
 }
+_BY = {"universal": "random changes that lead there and by its largest margin"}
 _EXTENTS = {
     "masks": "of the image",
     "fields": "of the range from black to white",
@@ -18,21 +22,23 @@ _EXTENTS = {
 }
 
 SCAN_LIMITS = (
-    "A backdoor is found here by a small change that leads many images to one label. One whose "
-    "trigger is large, works on one class only, or is of another kind than those searched for "
-    "can stay unseen: nothing found does not mean no backdoor.",
-    "A reconstructed trigger is the smallest change that the search found, not the attacker's. It "
-    "may look like it in part, or not at all.",
-    "How small a change must be was set on clean networks of 38 and 43 classes. A clean network of "
-    "another kind, or of many more classes, may be flagged wrongly: look at pictures and table.",
+    "A backdoor is found here by what leads many images to one label. One that works on one class "
+    "only, that needs its very trigger, or that leads each class elsewhere can stay unseen: "
+    "nothing found does not mean no backdoor.",
+    "A picture shows the smallest change that the search found, or a random one, not the "
+    "attacker's trigger. It may look like it in part, or not at all.",
+    "All limits were set on few clean networks, of 10 to 43 classes. A clean network of another "
+    "kind may be flagged wrongly: look at pictures and table.",
     "The share of images that a change misleads is counted on the images it was searched on.",
 )
 
 SCAN_MEANINGS = (
-    "Score: 1 and more flags. Of a label it is the lesser of two: the limit for the kind of "
-    "change, divided by the change; and the deviations by which the change lies below the labels' "
-    "median, divided by those that flag. Of any wrong answer it is a lower limit divided by the "
-    "change."
+    "Score: 1 and more flags. Of a label it is the greater of two. By random changes: the share "
+    "of them that lead many images there, times the root of the number of labels, times e to the "
+    "deviations by which the label's largest margin lies above the labels' median, divided by the "
+    "limit. By a small change, where labels are few: the lesser of the limit for its kind divided "
+    "by the change, and the deviations by which the change lies below the labels' median, divided "
+    "by those that flag. Of any wrong answer it is a lower limit divided by the change."
 )
 
 
@@ -59,7 +65,7 @@ def scan_headline(result: ScanResult) -> str:
             "Backdoor suspected without one target: a change too small for a clean network "
             f"({KINDS.get(worst.kind, shown_name(worst.kind))}) makes answers wrong."
         )
-    return "No backdoor found: no label is led to by changes as small as a backdoor's."
+    return "No backdoor found: no label is led to as a backdoor's target is."
 
 
 def scan_examined(result: ScanResult) -> list[str]:
@@ -94,10 +100,14 @@ def _of(kind: str) -> str:
 
 
 def _target_told(target: ScanTarget) -> str:
+    change = f"a change of {extent(target.extent)}{_of(target.kind)}"
+    if target.extent is None:
+        change = "a random change"
     return (
-        f"Label {target.label}: a change of {extent(target.extent)}{_of(target.kind)} "
-        f"({KINDS.get(target.kind, shown_name(target.kind))}) makes the network say it of "
-        f"{in_full(target.misled)} of the clean images of other labels. Score {target.score:.2f}."
+        f"Label {target.label}: {change} ({KINDS.get(target.kind, shown_name(target.kind))}) makes "
+        f"the network say it of {in_full(target.misled)} of the clean images of other labels. "
+        f"Flagged by {_BY.get(target.by, 'a change too small for a clean network')}, score "
+        f"{target.score:.2f}."
     )
 
 

@@ -207,33 +207,41 @@ def triggers_table(result: AttackResult) -> Table:
 
 
 def scan_table(result: ScanResult) -> Table:
-    """A row for each of the likeliest targets, the smallest change found in each kind.
+    """A row for each of the likeliest targets: what points to it, and the smallest changes.
 
     Below them what is usual, and the changes that make answers wrong in any way.
     """
     kinds = [each.kind for each in result.usual]
-    table = _table("smallest change to each label; score 1 and more flags")
+    table = _table("what points to each label; score 1 and more flags")
     table.add_column("label", justify="right", no_wrap=True)
     table.add_column("score", justify="right", no_wrap=True)
     table.add_column("by", no_wrap=True)
+    table.add_column("led", justify="right", no_wrap=True)
+    table.add_column("margin", justify="right", no_wrap=True)
     for kind in kinds:
         table.add_column(shown_name(kind), justify="right", no_wrap=True)
     for row in result.labels:
         style = "bold" if row.score >= 1 else ""
         cells = [extent(row.extents.get(kind)) for kind in kinds]
-        own = [str(row.label), f"{row.score:.2f}", shown_name(row.kind), *cells]
+        beyond = "" if row.margin_deviations is None else f"{row.margin_deviations:.1f}"
+        led = [grouped(row.universal.count), beyond]
+        own = [str(row.label), f"{row.score:.2f}", shown_name(row.kind), *led, *cells]
         table.add_row(*(Text(cell, style=style) for cell in own))
     table.add_section()
     for change in result.anyhow:
         cells = [extent(change.extent) if kind == change.kind else "" for kind in kinds]
-        own = ["any", f"{change.score:.2f}", shown_name(change.kind), *cells]
+        own = ["any", f"{change.score:.2f}", shown_name(change.kind), "", "", *cells]
         style = "bold" if change.score >= 1 else ""
         table.add_row(*(Text(cell, style=style) for cell in own))
     table.add_section()
     usual = [extent(each.extent) for each in result.usual]
-    table.add_row(*map(Text, ["median", "", "", *usual]))
+    table.add_row(*map(Text, ["median", "", "", "", "", *usual]))
     searched = f"{grouped(result.labels_searched)} of {grouped(result.classes)} labels"
-    table.caption = f"{searched}, {grouped(result.images)} clean images, {result.seconds:.0f} s"
+    tried = grouped(result.labels[0].universal.n) if result.labels else "no"
+    table.caption = (
+        f"{searched}, {grouped(result.images)} clean images, {result.seconds:.0f} s; "
+        f"led: by how many of {tried} random changes; margin: deviations above the median"
+    )
     return table
 
 

@@ -1,0 +1,60 @@
+"""How sure of a label a network can be made at all.
+
+Where a backdoor leads, what is learned of the trigger adds to what is learned of the class, and
+no clean image bounds it: the largest margin of a target is far above those of other labels.
+
+Source: Wang, Xiang, Miller, Kesidis 2024, MM-BD: Post-Training Detection of Backdoor Attacks with
+Arbitrary Backdoor Pattern Types Using a Maximum Margin Statistic.
+Departures: Adam on images kept in [0, 1]; fewer steps; margins are compared by their logarithms.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from goodnet.probes.search import Suspect
+from goodnet.training import Progress, no_progress
+
+_STEPS, _RATE = 60, 0.05
+_STARTS = 2
+_AT_ONCE = 128
+
+
+def largest_margins(
+    suspect: Suspect,
+    labels: Tensor,
+    *,
+    generator: torch.Generator,
+    progress: Progress = no_progress,
+) -> Tensor:
+    """For each label the largest margin found of its logit over every other, float32 (labels,).
+
+    The search climbs from noise, so it needs no data.
+
+    Args:
+        suspect: The network asked.
+        labels: int64 (labels,).
+        generator: Draws where the search starts.
+        progress: Told after each step.
+    """
+    parts = labels.split(_AT_ONCE)
+    found = []
+    for at, part in enumerate(parts):
+        wanted = part.repeat_interleave(_STARTS).unsqueeze(1).to(suspect.device)
+        images = torch.rand(len(wanted), *suspect.size, generator=generator).requires_grad_(True)
+        optimizer = torch.optim.Adam([images], lr=_RATE)
+        largest = torch.full((len(wanted),), -torch.inf)
+        for step in range(_STEPS):
+            logits = suspect(images)
+            others = logits.scatter(1, wanted, -torch.inf).amax(1)
+            margins = logits.gather(1, wanted).squeeze(1) - others
+            largest = torch.maximum(largest, margins.detach().cpu())
+            optimizer.zero_grad()
+            (-margins.sum()).backward()
+            optimizer.step()
+            with torch.no_grad():
+                images.clamp_(0.0, 1.0)
+            progress("searching for margins", at * _STEPS + step + 1, len(parts) * _STEPS)
+        found.append(largest.view(-1, _STARTS).amax(1))
+    return torch.cat(found)

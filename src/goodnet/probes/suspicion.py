@@ -1,0 +1,116 @@
+"""Which labels a backdoor may lead to, by two things that have little in common.
+
+A backdoor's target is said of many images when something like the trigger is shown on them, and
+the network can be made surer of it than of any class it has learned. Honest labels may show one
+of the two: what drowns an image leads somewhere, and some classes are learned better than others.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from goodnet.data.roles import CleanData
+from goodnet.probes.margins import largest_margins
+from goodnet.probes.probe import Probe
+from goodnet.probes.registry import random_probes
+from goodnet.probes.search import Suspect
+from goodnet.probes.universal import TRIED, Universal, universal_changes
+from goodnet.training import Progress, no_progress
+
+MANY = 64
+"""With more classes than this each gets few changes, so more are tried; and margins are searched
+for the likeliest labels and for a sample that they are compared with."""
+_TRIED_OF_MANY = 2000
+_LIKELIEST, _SAMPLE = 24, 96
+_LEAST_DEVIATION = 0.2
+"""Of the logarithms of margins: where labels hardly differ, a small difference is none."""
+_LIMIT = 0.3
+"""A fifth more than on any clean network; see docs/results.md."""
+
+
+@dataclass(frozen=True, eq=False)
+class Suspicion:
+    """What clean images alone show of each label.
+
+    Attributes:
+        universal: Random changes that give many images one wrong label, kind by kind.
+        counts: How many of them lead to each label, int64 (classes,).
+        deviations: By how many the label's largest margin lies above the labels' median, in
+            logarithms, by the median distance; float32 (classes,), NaN where none was searched.
+        scores: From 1 up the label is suspicious, float32 (classes,): the share of changes that
+            lead there, times the root of the number of classes, times e to the deviations; in
+            shares of the limit.
+    """
+
+    universal: tuple[Universal, ...]
+    counts: Tensor
+    deviations: Tensor
+    scores: Tensor
+
+    @property
+    def tried(self) -> int:
+        """How many random changes were drawn."""
+        return sum(each.tried for each in self.universal)
+
+    @property
+    def suspicious(self) -> Tensor:
+        """Which labels are, bool (classes,)."""
+        return self.scores >= 1.0
+
+    def strongest(self, label: int) -> tuple[Probe, Tensor]:
+        """Of the changes that lead to `label` the one that did so most often; its numbers."""
+        own = [each.leading_to(torch.arange(len(self.counts)) == label) for each in self.universal]
+        best = max((each for each in own if len(each)), key=lambda each: float(each.shares.max()))
+        return best.probe, best.numbers[best.shares.argmax()]
+
+
+def suspicion(
+    suspect: Suspect,
+    clean: CleanData,
+    *,
+    classes: int,
+    most_labels: int = MANY,
+    generator: torch.Generator,
+    progress: Progress = no_progress,
+) -> Suspicion:
+    """What random changes and margins say of every label.
+
+    Args:
+        suspect: The network asked.
+        clean: Clean images with their labels.
+        classes: N.
+        most_labels: Up to so many classes each label's margin is searched.
+        generator: Draws images, changes and starts.
+        progress: Told what is being done.
+    """
+    universal = universal_changes(
+        suspect,
+        clean,
+        random_probes(clean.specification.size),
+        tried=_TRIED_OF_MANY if classes > most_labels else TRIED,
+        generator=generator,
+        progress=progress,
+    )
+    counts = torch.stack([each.counts(classes) for each in universal]).sum(0)
+    likeliest, sample = torch.arange(0), torch.arange(classes)
+    if classes > most_labels:
+        first = min(_LIKELIEST, classes // 4)
+        likeliest = counts.argsort(descending=True, stable=True)[:first]
+        others = torch.randperm(classes, generator=generator)
+        sample = others[~torch.isin(others, likeliest)][:_SAMPLE]
+    searched = torch.cat([likeliest, sample])
+    # A label that cannot be reached at all has no logarithm.
+    margins = largest_margins(suspect, searched, generator=generator, progress=progress)
+    logs = margins.clamp(min=1e-6).log()
+    compared = logs[len(likeliest) :]
+    median = compared.median()
+    spread = 1.4826 * (compared - median).abs().median()
+    deviations = torch.full((classes,), torch.nan)
+    deviations[searched] = (logs - median) / spread.clamp(min=_LEAST_DEVIATION)
+    shares = counts / sum(each.tried for each in universal)
+    scores = shares * math.sqrt(classes) * deviations.exp() / _LIMIT
+    return Suspicion(universal, counts, deviations, scores.nan_to_num(0.0))
