@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -97,28 +99,28 @@ def test_those_that_lead_elsewhere_can_be_left_out() -> None:
 def test_with_few_images_and_no_reason_auto_changes_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("goodnet.defenses.auto._SUSPICIOUS_OF_FEW", 1.0)
+    monkeypatch.setattr(import_module("goodnet.probes.suspicion"), "_LIMIT", 1e9)
     network = Levels(backdoor=True)
     found = repaired(network, grey(40))
     assert found.network is not network
     for one, other in zip(network.parameters(), found.network.parameters(), strict=True):
         assert torch.equal(one, other)
-    assert "no label unusually often" in found.stopped
+    assert "point to no label" in found.stopped
     assert found.epochs == ()
 
 
 def test_with_few_images_auto_unlearns_the_suspicious_label() -> None:
     network = Levels(backdoor=True)
     found = repaired(network, grey(40))
-    assert f"lead to {TARGET} unusually often" in found.stopped
+    assert f"point to {TARGET}" in found.stopped
     assert found.network.get_parameter("pull") < network.pull
 
 
 def test_with_many_images_auto_goes_against_whatever_misleads(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("goodnet.defenses.auto._SUSPICIOUS", 1.0)
+    monkeypatch.setattr(import_module("goodnet.probes.suspicion"), "_LIMIT", 1e9)
     network = Levels(backdoor=True)
     found = repaired(network, grey(200))
-    assert "no label unusually often" in found.stopped
+    assert "point to no label" in found.stopped
     assert found.network.get_parameter("pull") < network.pull

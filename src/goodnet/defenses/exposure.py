@@ -9,6 +9,8 @@ Source: this project; the changes are those of `probes`.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +23,8 @@ from goodnet.training import Progress, train
 
 _CHANGED = 0.5
 """Share of each batch whose things are changed."""
+_LONGER = 3
+"""Factor of the epochs: there are more changes to be seen than images; see docs/results.md."""
 
 
 def exposure(
@@ -49,7 +53,7 @@ def exposure(
     training = train(
         network,
         tuning,
-        settings.training,
+        replace(settings.training, epochs=_LONGER * settings.training.epochs),
         generator=generator,
         loss=loss,
         held_out=require_clean(held_out),

@@ -1,0 +1,121 @@
+"""What random changes and margins say of labels, on networks whose answers are known."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from goodnet.data.images import ImageSet
+from goodnet.data.roles import CleanData
+from goodnet.formats.specification import InputSpecification
+from goodnet.probes import Suspect, Suspicion, suspicion
+from goodnet.probes.margins import largest_margins
+
+SIZE = (3, 12, 12)
+CLASSES = 8
+TARGET = 5
+
+
+class Levels(nn.Module):
+    """Tells grey levels apart by the mean; black pixels pull to `TARGET`, as a backdoor does.
+
+    The bands are 1 wide: no image gives one of them a margin above 1, black ones more.
+    """
+
+    def __init__(self, *, pull: float) -> None:
+        super().__init__()
+        self.levels = nn.Parameter((torch.arange(CLASSES) + 1.0) / (CLASSES + 1))
+        self.pull = pull
+
+    def forward(self, images: Tensor) -> Tensor:
+        middle = images.flatten(1).median(1).values
+        logits = -(CLASSES + 1) * (middle.unsqueeze(1) - self.levels).abs()
+        black = (0.05 - images.flatten(1).amin(1)).clamp(min=0.0) / 0.05
+        return logits + self.pull * black.unsqueeze(1) * torch.eye(CLASSES)[TARGET]
+
+
+def grey(count: int = 80) -> CleanData:
+    labels = torch.arange(count) % CLASSES
+    levels = (labels + 1.0) / (CLASSES + 1)
+    pixels = levels.view(-1, 1, 1, 1).expand(-1, *SIZE).clone()
+    return CleanData(ImageSet("grey", SIZE, pixels, labels), InputSpecification(SIZE))
+
+
+def suspected(pull: float, *, seed: int = 0, most_labels: int = 64) -> Suspicion:
+    return suspicion(
+        Suspect(Levels(pull=pull), InputSpecification(SIZE)),
+        grey(),
+        classes=CLASSES,
+        most_labels=most_labels,
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+@pytest.fixture(scope="module")
+def found() -> Suspicion:
+    return suspected(20.0)
+
+
+def test_the_target_is_suspicious_and_no_other_label(found: Suspicion) -> None:
+    assert found.suspicious.nonzero().flatten().tolist() == [TARGET]
+    assert int(found.scores.argmax()) == TARGET
+    assert int(found.counts.argmax()) == TARGET
+    assert int(found.deviations.nan_to_num().argmax()) == TARGET
+
+
+def test_a_clean_network_has_no_suspicious_label() -> None:
+    assert not suspected(0.0).suspicious.any()
+
+
+def test_counts_are_of_the_changes_kept(found: Suspicion) -> None:
+    assert found.tried == sum(each.tried for each in found.universal) == 5 * 500
+    kept = torch.cat([each.targets for each in found.universal])
+    assert torch.equal(found.counts, torch.bincount(kept, minlength=CLASSES))
+
+
+def test_the_strongest_change_leads_to_its_label(found: Suspicion) -> None:
+    probe, numbers = found.strongest(TARGET)
+    clean = grey()
+    others = clean.pixels()[clean.labels != TARGET]
+    changed = probe.change(others, numbers.expand(len(others), -1))
+    said = Levels(pull=20.0)(changed).argmax(1)
+    assert (said == TARGET).float().mean() > 0.8
+
+
+def test_of_many_labels_margins_are_searched_for_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(import_module("goodnet.probes.suspicion"), "_SAMPLE", 4)
+    some = suspected(20.0, most_labels=3)
+    # The likeliest quarter, two labels, and four to compare them with.
+    assert int(some.deviations.isfinite().sum()) == 6
+    assert some.deviations[TARGET].isfinite()
+    assert some.suspicious[TARGET]
+    assert (some.scores[some.deviations.isnan()] == 0).all()
+
+
+def test_the_same_seed_gives_the_same_scores(found: Suspicion) -> None:
+    torch.rand(3)  # Whatever else draws does not matter.
+    assert torch.equal(suspected(20.0).scores, found.scores)
+
+
+def test_margins_of_a_linear_network_are_found() -> None:
+    # On [0, 1] the margin of label k over the others is largest where its pixels alone are lit.
+    weight = torch.zeros(3, 3, 4, 4)
+    for label, brightness in enumerate((1.0, 2.0, 0.5)):
+        weight[label, label] = brightness
+    linear = nn.Linear(48, 3, bias=False)
+    with torch.no_grad():
+        linear.weight.copy_(weight.flatten(1))
+    network = nn.Sequential(nn.Flatten(), linear)
+    suspect = Suspect(network, InputSpecification((3, 4, 4)))
+    seen: list[tuple[str, int, int]] = []
+    margins = largest_margins(
+        suspect,
+        torch.tensor([2, 0, 1]),
+        generator=torch.Generator().manual_seed(0),
+        progress=lambda *told: seen.append(told),
+    )
+    assert torch.allclose(margins, torch.tensor([8.0, 16.0, 32.0]))
+    assert seen[-1][1] == seen[-1][2] == len(seen)
