@@ -22,7 +22,7 @@ TARGET = 5
 class Levels(nn.Module):
     """Tells grey levels apart by the mean; black pixels pull to `TARGET`, as a backdoor does.
 
-    The bands are 1 wide: no image gives one of them a margin above 1, black ones more.
+    No image gives a level a margin above 1; one with black pixels gives it to `TARGET`.
     """
 
     def __init__(self, *, pull: float) -> None:
@@ -31,7 +31,7 @@ class Levels(nn.Module):
         self.pull = pull
 
     def forward(self, images: Tensor) -> Tensor:
-        middle = images.flatten(1).median(1).values
+        middle = images.flatten(1).mean(1)
         logits = -(CLASSES + 1) * (middle.unsqueeze(1) - self.levels).abs()
         black = (0.05 - images.flatten(1).amin(1)).clamp(min=0.0) / 0.05
         return logits + self.pull * black.unsqueeze(1) * torch.eye(CLASSES)[TARGET]
@@ -119,3 +119,18 @@ def test_margins_of_a_linear_network_are_found() -> None:
     )
     assert torch.allclose(margins, torch.tensor([8.0, 16.0, 32.0]))
     assert seen[-1][1] == seen[-1][2] == len(seen)
+
+
+def test_margins_tell_nothing_where_most_labels_cannot_be_reached() -> None:
+    class Stubborn(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return torch.arange(CLASSES) + 0.0 * images.flatten(1).sum(1, keepdim=True)
+
+    found = suspicion(
+        Suspect(Stubborn(), InputSpecification(SIZE)),
+        grey(),
+        classes=CLASSES,
+        generator=torch.Generator().manual_seed(0),
+    )
+    assert (found.deviations == 0).all()
+    assert found.scores.isfinite().all()

@@ -28,6 +28,7 @@ _TRIED_OF_MANY = 2000
 _LIKELIEST, _SAMPLE = 24, 96
 _LEAST_DEVIATION = 0.2
 """Of the logarithms of margins: where labels hardly differ, a small difference is none."""
+_MOST_DEVIATIONS = 5.0
 _LIMIT = 0.65
 """A fifth more than on any clean network; see docs/results.md."""
 
@@ -103,14 +104,24 @@ def suspicion(
         others = torch.randperm(classes, generator=generator)
         sample = others[~torch.isin(others, likeliest)][:_SAMPLE]
     searched = torch.cat([likeliest, sample])
-    # A label that cannot be reached at all has no logarithm.
     margins = largest_margins(suspect, searched, generator=generator, progress=progress)
-    logs = margins.clamp(min=1e-6).log()
-    compared = logs[len(likeliest) :]
-    median = compared.median()
-    spread = 1.4826 * (compared - median).abs().median()
     deviations = torch.full((classes,), torch.nan)
-    deviations[searched] = (logs - median) / spread.clamp(min=_LEAST_DEVIATION)
+    deviations[searched] = _deviations(margins, margins[len(likeliest) :])
     shares = counts / sum(each.tried for each in universal)
     scores = shares * math.sqrt(classes) * deviations.exp() / _LIMIT
     return Suspicion(universal, counts, deviations, scores.nan_to_num(0.0))
+
+
+def _deviations(margins: Tensor, compared: Tensor) -> Tensor:
+    """How far the margins lie above the median of those `compared`; NaN where none was found.
+
+    Where the search reached fewer than half of these labels, margins tell nothing: all are 0.
+    """
+    reached = compared[compared > 0]
+    if 2 * len(reached) < len(compared):
+        return torch.zeros_like(margins)
+    logs = reached.log()
+    median = logs.median()
+    spread = 1.4826 * (logs - median).abs().median()
+    deviations = (margins.log() - median) / spread.clamp(min=_LEAST_DEVIATION)
+    return torch.where(margins > 0, deviations.clamp(max=_MOST_DEVIATIONS), torch.nan)
