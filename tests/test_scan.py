@@ -20,6 +20,7 @@ from goodnet.data.images import ImageSet
 from goodnet.data.roles import CleanData, PoisonedData
 from goodnet.errors import DataError, SettingsError
 from goodnet.formats import InputSpecification
+from goodnet.report.scanned import scan_verdict
 from goodnet.results import ScanResult, from_json, to_json
 from goodnet.scan import Scanned, ScanSettings, scan
 
@@ -127,12 +128,17 @@ def test_labels_are_told_as_the_data_labels_them(found: Scanned) -> None:
 
 
 def test_of_many_labels_the_likeliest_are_searched(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"_FIRST": 4, "_BEST": 1, "_SAMPLE": 3}.items():
+    for name, value in {"_BEST": 1, "_SAMPLE": 3}.items():
         monkeypatch.setattr(import_module("goodnet.scan"), name, value)
     result = scanned(settings=replace(SETTINGS, most_labels=3)).result
     assert [target.label for target in result.targets] == [TARGET]
     assert (result.classes, result.labels_searched) == (6, 4)
     assert all(each.labels == 3 for each in result.usual)
+    # There suspicion alone flags, and what makes answers wrong anyhow is not searched for.
+    assert result.targets[0].by == "universal"
+    assert result.targets[0].score == result.labels[0].score >= 1
+    assert result.labels[0].universal.count > 0
+    assert result.anyhow == ()
 
 
 def test_a_network_wrong_anyhow_is_flagged_without_a_target() -> None:
@@ -205,3 +211,16 @@ def test_results_come_back_from_json(found: Scanned) -> None:
     labels = (replace(found.result.labels[0], extents={"masks": None}), *found.result.labels[1:])
     result = replace(found.result, labels=labels)
     assert from_json(ScanResult, to_json(result), "result.json") == result
+
+
+def test_a_suspicious_label_that_no_search_reaches_is_shown_by_a_random_change(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(import_module("goodnet.scan"), "_MISLED", 1.1)
+    result = scanned()
+    (target,) = result.result.targets
+    assert (target.label, target.by, target.extent) == (TARGET, "universal", None)
+    assert target.misled.count > 0
+    (trigger,) = result.triggers
+    assert not torch.equal(trigger.changed, trigger.clean)
+    assert "a random change" in scan_verdict(result.result).sentences[0]

@@ -31,7 +31,7 @@ class Levels(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         middle = images.flatten(1).median(1).values
-        black = (images.flatten(1).amin(1) < 0.02).float()
+        black = ((0.05 - images.flatten(1).amin(1)) / 0.03).clamp(0.0, 1.0)
         logits = -50.0 * (middle.unsqueeze(1) - self.levels).abs()
         target = torch.eye(CLASSES)[TARGET]
         return logits + black.unsqueeze(1) * self.pull * 5.0 * target

@@ -24,7 +24,7 @@ from goodnet.cases import signs
 from goodnet.cases.signs import SignsSettings
 from goodnet.data.scenes import SceneSettings
 from goodnet.detection import FasterRCNNSettings
-from goodnet.report.paper import game_table, paper_markdown, paper_table
+from goodnet.report.paper import game_table, paper_findings, paper_markdown, paper_table
 from goodnet.results import Rate
 from goodnet.training import TrainingSettings
 
@@ -75,6 +75,30 @@ def test_the_game_is_that_of_the_rows() -> None:
     assert "| baseline | fine-prune | 90.0 (90/100; 82.4–95.1) | 20.0 (20/100) | 0.0 |" in text
     assert paper_table(rows).row_count == len(rows)
     assert game_table("speech", solution).row_count == 2
+
+
+def test_findings_hold_or_are_told_with_figures() -> None:
+    first, second = paper_cells({"speech": None}, seed=0, quick=False)
+    baseline = dict(zip(DEFENDERS, (99, 80, 12, 20, 12), strict=True))
+    aware = dict(zip(DEFENDERS, (99, 80, 50, 20, 13), strict=True))
+    rows = paper_rows(
+        [(first, made_of({TWIN: 10, **baseline})), (second, made_of({TWIN: 10, **aware}))]
+    )
+    assert paper_findings(rows) == [
+        # 12 % is within 2 points of the floor, so the attack was stopped.
+        "Fine-tuning alone fails against the baseline attack: no "
+        "(12.0 % left of baseline, floor 10.0 %).",
+        "Pruning alone fails against the pruning-aware attack: yes "
+        "(80.0 % left of pruning-aware, floor 10.0 %).",
+        "Fine-pruning beats fine-tune: no "
+        "(0.700 against 0.780, baseline; 0.700 against 0.400, pruning-aware).",
+        "Fine-pruning beats prune: yes "
+        "(0.700 against 0.100, baseline; 0.700 against 0.100, pruning-aware).",
+        "auto comes within 2 points of the floor: no "
+        "(12.0 % left of baseline, floor 10.0 %; 13.0 % left of pruning-aware, floor 10.0 %).",
+    ]
+    assert len(paper_findings(rows[:5])) == 4  # nothing of the attacker that is not there
+    assert "- Pruning alone fails" in paper_markdown(rows, games_of(rows))
 
 
 def test_the_papers_numbers_give_its_speech_game() -> None:

@@ -21,7 +21,7 @@ from goodnet.cli.options import console_of, seed
 from goodnet.cli.signals import as_interrupt
 from goodnet.errors import SettingsError
 from goodnet.files import write_text
-from goodnet.report.paper import game_table, paper_markdown, paper_table
+from goodnet.report.paper import game_table, paper_findings, paper_markdown, paper_table
 
 HELP = "the paper's three studies under both attackers and all defenders, and the game they play"
 _DATA = {"face": "faces", "face-one-source": "faces", "speech": "speech", "signs": "signs"}
@@ -81,7 +81,10 @@ def run(options: argparse.Namespace) -> int:
         return BAD_INPUT if failures else DONE
     shown = Console(highlight=False, markup=False)
     for study in dict.fromkeys(row.study for row in rows):
-        shown.print(paper_table([row for row in rows if row.study == study]))
+        own = [row for row in rows if row.study == study]
+        shown.print(paper_table(own))
+        for finding in paper_findings(own):
+            shown.print(finding)
         if study in games:
             shown.print(game_table(study, games[study]))
     return BAD_INPUT if failures else DONE

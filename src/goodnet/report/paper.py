@@ -12,6 +12,12 @@ from goodnet.game import Solution
 from goodnet.results import PaperRow, Rate
 
 _COLUMNS = ("attacker", "defender", "clean", "attack", "floor", "paper")
+_STOPPED = 0.02
+"""An attack is stopped where its success is at most this much above the floor."""
+_CLAIMS = (
+    ("fine-tune", "baseline", "Fine-tuning alone fails against the baseline attack"),
+    ("prune", "pruning-aware", "Pruning alone fails against the pruning-aware attack"),
+)
 
 
 def paper_table(rows: Sequence[PaperRow]) -> Table:
@@ -47,6 +53,39 @@ def game_table(study: str, solution: Solution) -> Table:
     return table
 
 
+def paper_findings(rows: Sequence[PaperRow]) -> list[str]:
+    """What the paper finds, and whether one study's rows, of both attackers, show it too.
+
+    An attack counts as stopped within 2 points of the floor. Whether fine-pruning beats another
+    defender is told by the utility, clean accuracy less attack success.
+    """
+    of = {(row.attacker, row.defender): row for row in rows}
+    told = []
+    for defender, attacker, claim in _CLAIMS:
+        if (row := of.get((attacker, defender))) is not None:
+            told.append(_finding(claim, not _stopped(row), [_left(row)]))
+    attackers = list(dict.fromkeys(row.attacker for row in rows))
+    for other in ("fine-tune", "prune"):
+        pairs = [
+            (each, _utility(of[each, "fine-prune"]), _utility(of[each, other]))
+            for each in attackers
+            if {(each, "fine-prune"), (each, other)} <= of.keys()
+        ]
+        if pairs:
+            told.append(
+                _finding(
+                    f"Fine-pruning beats {other}",
+                    all(ours > theirs for _, ours, theirs in pairs),
+                    [f"{ours:.3f} against {theirs:.3f}, {each}" for each, ours, theirs in pairs],
+                )
+            )
+    autos = [of[each, "auto"] for each in attackers if (each, "auto") in of]
+    if autos:
+        claim = "auto comes within 2 points of the floor"
+        told.append(_finding(claim, all(map(_stopped, autos)), [_left(row) for row in autos]))
+    return told
+
+
 def paper_markdown(rows: Sequence[PaperRow], games: Mapping[str, Solution]) -> str:
     """All tables as Markdown, rates with their counts and 95 % intervals."""
     parts = []
@@ -66,6 +105,7 @@ def paper_markdown(rows: Sequence[PaperRow], games: Mapping[str, Solution]) -> s
             for row in own
         ]
         parts.append(f"### {study} ({own[0].data} data)\n\n{_markdown(header, lines)}")
+        parts.append("\n".join(f"- {finding}" for finding in paper_findings(own)))
         if study in games:
             game = games[study].game
             utilities = [
@@ -75,6 +115,23 @@ def paper_markdown(rows: Sequence[PaperRow], games: Mapping[str, Solution]) -> s
             parts.append(_markdown(("attacker", *game.defenses), utilities))
             parts.append(_told(games[study]))
     return "\n\n".join(parts) + "\n"
+
+
+def _finding(claim: str, holds: bool, figures: Sequence[str]) -> str:
+    return f"{claim}: {'yes' if holds else 'no'} ({'; '.join(figures)})."
+
+
+def _left(row: PaperRow) -> str:
+    success, floor = _percent(row.measured.attack_success), _percent(row.floor)
+    return f"{success} % left of {row.attacker}, floor {floor} %"
+
+
+def _stopped(row: PaperRow) -> bool:
+    return row.measured.attack_success <= row.floor + _STOPPED
+
+
+def _utility(row: PaperRow) -> float:
+    return row.measured.clean.value - row.measured.attack_success
 
 
 def _cells(row: PaperRow) -> tuple[str, ...]:
