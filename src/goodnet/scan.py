@@ -31,6 +31,7 @@ from goodnet.data.images import as_float
 from goodnet.data.roles import CleanData, require_clean
 from goodnet.errors import DataError, SettingsError
 from goodnet.probes import (
+    MOST_LABELS,
     Found,
     Probe,
     SearchedProbe,
@@ -79,7 +80,7 @@ class ScanSettings:
     """
 
     steps: int = 80
-    most_labels: int = 64
+    most_labels: int = MOST_LABELS
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:

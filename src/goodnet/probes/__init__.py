@@ -3,18 +3,18 @@
 from goodnet.probes.probe import Probe, SearchedProbe
 from goodnet.probes.registry import random_probes, searched_probes
 from goodnet.probes.search import (
+    MOST_LABELS,
     Found,
     Suspect,
     least_changes,
     likeliest_labels,
-    misled_to,
     surely_misled,
 )
-from goodnet.probes.suspicion import MANY, Suspicion, suspicion
+from goodnet.probes.suspicion import Suspicion, suspicion
 from goodnet.probes.universal import Universal, universal_changes
 
 __all__ = [
-    "MANY",
+    "MOST_LABELS",
     "Found",
     "Probe",
     "SearchedProbe",
@@ -23,7 +23,6 @@ __all__ = [
     "Universal",
     "least_changes",
     "likeliest_labels",
-    "misled_to",
     "random_probes",
     "searched_probes",
     "surely_misled",

@@ -24,7 +24,10 @@ _IMAGES_A_STEP = 256
 _HIT = 0.75
 """A change counts as found when it misleads this share of the images."""
 _SURE = 0.9
-_MOST_LABELS = 64
+_CHANGED = 512
+"""Images changed at random, for each kind."""
+MOST_LABELS = 64
+"""Of more labels, not each is searched for."""
 
 
 class Suspect:
@@ -148,62 +151,35 @@ def least_changes(
     return Found(probe, targets, best, least)
 
 
-def misled_to(
-    suspect: Suspect,
-    clean: CleanData,
-    probes: Sequence[Probe],
-    *,
-    classes: int,
-    generator: torch.Generator,
-    images: int = 512,
-) -> Tensor:
-    """How often random changes make the network say each label wrongly, int64 (classes,).
-
-    A backdoor's target is said far more often than others: what resembles a trigger leads
-    there.
-
-    Args:
-        suspect: The network asked.
-        clean: Clean images with their labels.
-        probes: The kinds of changes.
-        classes: N.
-        generator: Draws images and changes.
-        images: Changed for each kind.
-    """
-    counts = torch.zeros(classes, dtype=torch.int64)
-    for _, said, right in _after_changes(suspect, clean, probes, images, generator):
-        counts += torch.bincount(said[said != right], minlength=classes)
-    return counts
-
-
 def likeliest_labels(suspect: Suspect, clean: CleanData, *, generator: torch.Generator) -> Tensor:
     """All labels; of more than 64 those that random changes lead to most, int64 (labels,)."""
     size = clean.specification.size
     classes = suspect(torch.zeros(1, *size)).shape[1]
-    if classes <= _MOST_LABELS:
+    if classes <= MOST_LABELS:
         return torch.arange(classes)
-    often = misled_to(suspect, clean, random_probes(size), classes=classes, generator=generator)
-    return often.argsort(descending=True, stable=True)[:_MOST_LABELS]
+    often = torch.zeros(classes, dtype=torch.int64)
+    for _, said, right in _after_changes(suspect, clean, random_probes(size), generator):
+        often += torch.bincount(said[said != right], minlength=classes)
+    return often.argsort(descending=True, stable=True)[:MOST_LABELS]
 
 
 def surely_misled(
-    suspect: Suspect,
-    clean: CleanData,
-    probes: Sequence[Probe],
-    *,
-    generator: torch.Generator,
-    images: int = 512,
+    suspect: Suspect, clean: CleanData, probes: Sequence[Probe], *, generator: torch.Generator
 ) -> Tensor:
     """Share of images of which a random change makes the network sure of a wrong answer.
 
-    Sure is a probability above 0.9. Arguments are those of `misled_to`; float32 (kinds,).
+    Sure is a probability above 0.9.
+
+    Args:
+        suspect: The network asked.
+        clean: Clean images with their labels.
+        probes: The kinds of changes; each has a share, float32 (kinds,).
+        generator: Draws images and changes.
     """
     return torch.stack(
         [
             ((said != right) & (probability > _SURE)).float().mean()
-            for probability, said, right in _after_changes(
-                suspect, clean, probes, images, generator
-            )
+            for probability, said, right in _after_changes(suspect, clean, probes, generator)
         ]
     )
 
@@ -213,14 +189,13 @@ def _after_changes(
     suspect: Suspect,
     clean: CleanData,
     probes: Sequence[Probe],
-    count: int,
     generator: torch.Generator,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """For each kind: the answers' probabilities, the answers, the right labels, (count,)."""
+    """For each kind: the answers' probabilities, the answers, the right labels, each (512,)."""
     pixels, labels = clean.pixels(), clean.labels
     for probe in probes:
-        chosen = torch.randint(0, len(labels), (count,), generator=generator)
+        chosen = torch.randint(0, len(labels), (_CHANGED,), generator=generator)
         shown, right = as_float(pixels[chosen]), labels[chosen]
-        changed = probe.change(shown, probe.draw(count, shown, generator=generator))
+        changed = probe.change(shown, probe.draw(_CHANGED, shown, generator=generator))
         answers = torch.cat([suspect(part).cpu() for part in changed.split(_IMAGES_A_STEP)])
         yield (*answers.softmax(1).max(1), right)

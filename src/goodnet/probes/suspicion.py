@@ -17,14 +17,12 @@ from goodnet.data.roles import CleanData
 from goodnet.probes.margins import largest_margins
 from goodnet.probes.probe import Probe
 from goodnet.probes.registry import random_probes
-from goodnet.probes.search import Suspect
+from goodnet.probes.search import MOST_LABELS, Suspect
 from goodnet.probes.universal import TRIED, Universal, universal_changes
 from goodnet.training import Progress, no_progress
 
-MANY = 64
-"""With more classes than this each gets few changes, so more are tried; and margins are searched
-for the likeliest labels and for a sample that they are compared with."""
 _TRIED_OF_MANY = 2000
+"""Changes of each kind where labels are many, of which each gets few."""
 _LIKELIEST, _SAMPLE = 24, 96
 _LEAST_DEVIATION = 0.2
 """Of the logarithms of margins: where labels hardly differ, a small difference is none."""
@@ -74,7 +72,7 @@ def suspicion(
     clean: CleanData,
     *,
     classes: int,
-    most_labels: int = MANY,
+    most_labels: int = MOST_LABELS,
     generator: torch.Generator,
     progress: Progress = no_progress,
 ) -> Suspicion:
@@ -84,7 +82,8 @@ def suspicion(
         suspect: The network asked.
         clean: Clean images with their labels.
         classes: N.
-        most_labels: Up to so many classes each label's margin is searched.
+        most_labels: Of more classes, margins are searched for the likeliest labels and for a
+            sample that they are compared with.
         generator: Draws images, changes and starts.
         progress: Told what is being done.
     """
