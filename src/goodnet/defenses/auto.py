@@ -3,7 +3,8 @@
 A trigger is a change of the image that people see through and a BadNet does not. The defender
 knows no trigger, so many changes that might be one are tried: random stickers, ripples,
 patterns, blends and warps. Where an image is merely spoiled, the answer depends on the image;
-changes that give many images one wrong label show where a backdoor leads. Then
+changes that give many images one wrong label show where a backdoor leads, if the network can be
+made surer of that label than of others too (see probes/suspicion.py). Then
 
 - such labels are unlearned: on images that random changes, or small ones that a search finds,
   lead there, the answer has to be another, whatever it is;
