@@ -1,0 +1,87 @@
+"""auto notices what it breaks, and tunes networks with and without norms each in its way."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from goodnet.data.images import ImageSet
+from goodnet.data.roles import CleanData
+from goodnet.defenses import DEFENSES, DefenseSettings
+from goodnet.defenses.auto import _TARGETED, _UNTARGETED, AUTO, _harmed
+from goodnet.formats.specification import InputSpecification
+from goodnet.training import TrainingSettings, no_progress
+
+SIZE = (1, 2, 2)
+COUNT, CLASSES = 100, 4
+
+
+def numbered(first: int, last: int) -> CleanData:
+    """Images that hold their number; the label is its remainder."""
+    numbers = torch.arange(first, last)
+    pixels = (numbers / COUNT).view(-1, 1, 1, 1).expand(-1, *SIZE).clone()
+    return CleanData(ImageSet("numbers", SIZE, pixels, numbers % CLASSES), InputSpecification(SIZE))
+
+
+class Says(nn.Module):
+    """The right label of all images but the first `wrong`."""
+
+    def __init__(self, *, wrong: int) -> None:
+        super().__init__()
+        self.wrong = wrong
+
+    def forward(self, images: Tensor) -> Tensor:
+        number = (images[:, 0, 0, 0] * COUNT).round().long()
+        label = (number + (number < self.wrong)) % CLASSES
+        return nn.functional.one_hot(label, CLASSES).float()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "harmed"),
+    [
+        (0, 10, True),
+        (0, 2, False),  # 2 points are let pass
+        (0, 3, False),  # 3 of 3 by chance: 1 in 8
+        (0, 4, True),  # 4 of 4: 1 in 16
+        (10, 0, False),
+        (10, 10, False),
+    ],
+)
+def test_harm_is_what_is_lost_and_hardly_by_chance(before: int, after: int, harmed: bool) -> None:
+    # The wrong ones lie in both parts, and count together.
+    parts = numbered(0, 2), numbered(2, COUNT)
+    assert _harmed(Says(wrong=before), Says(wrong=after), *parts) is harmed
+
+
+def test_where_it_breaks_the_network_auto_tries_again_more_gently(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told = iter([True, True, False])
+    monkeypatch.setattr(import_module("goodnet.defenses.auto"), "_harmed", lambda *_: next(told))
+    monkeypatch.setattr(import_module("goodnet.defenses.auto"), "_ROUNDS", 1)
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(4, CLASSES))
+    found = DEFENSES["auto"](
+        linear,
+        numbered(0, 90),
+        numbered(90, COUNT),
+        DefenseSettings(training=TrainingSettings(epochs=1, optimizer="sgd")),
+        generator=torch.Generator().manual_seed(0),
+        progress=no_progress,
+    )
+    assert found.stopped.count("again at a fifth of the rate") == 2
+    assert len(found.epochs) == 3
+
+
+def test_networks_without_norms_learn_right_answers_by_adamw() -> None:
+    plain = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Flatten(), nn.Linear(8, 2))
+    normed = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 2))
+    how = _UNTARGETED.of(plain, AUTO, rate=1.0)
+    assert (how.optimizer, how.weight_decay) == ("adamw", 0.0)
+    assert how.learning_rate == pytest.approx(0.001)
+    for network, dose in ((normed, _UNTARGETED), (plain, _TARGETED), (normed, _TARGETED)):
+        how = dose.of(network, AUTO, rate=0.2)
+        assert (how.optimizer, how.weight_decay) == ("sgd", AUTO.weight_decay)
+        assert how.learning_rate == pytest.approx(0.2 * AUTO.learning_rate)
