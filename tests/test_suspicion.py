@@ -133,4 +133,38 @@ def test_margins_tell_nothing_where_most_labels_cannot_be_reached() -> None:
         generator=torch.Generator().manual_seed(0),
     )
     assert (found.deviations == 0).all()
-    assert found.scores.isfinite().all()
+    limit = import_module("goodnet.probes.suspicion")._LIMIT
+    assert torch.allclose(found.scores, found.counts / found.tried * CLASSES**0.5 / limit)
+
+
+def test_a_label_that_changes_reach_and_the_search_does_not_is_judged_by_the_changes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module = import_module("goodnet.probes.suspicion")
+    margins = torch.tensor([9.0, 8.0, 10.0, 9.0, 9.0, -1.0, 9.0, 11.0])
+    monkeypatch.setattr(module, "largest_margins", lambda *_args, **_more: margins)
+    found = suspected(20.0)
+    assert found.counts[TARGET] > 0
+    assert found.deviations[TARGET].isnan()
+    assert float(found.scores[TARGET]) == pytest.approx(
+        float(found.counts[TARGET]) / found.tried * CLASSES**0.5 / module._LIMIT
+    )
+
+
+def test_of_two_labels_none_is_suspicious() -> None:
+    class Two(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            middle, darkest = images.flatten(1).mean(1), images.flatten(1).amin(1)
+            return torch.stack([0.5 - middle, middle - 0.5 + 20.0 * (darkest < 0.05)], 1)
+
+    data = grey()
+    labels = (data.labels * 2) // CLASSES
+    images = ImageSet("halves", SIZE, data.pixels(), labels)
+    found = suspicion(
+        Suspect(Two(), InputSpecification(SIZE)),
+        CleanData(images, InputSpecification(SIZE)),
+        classes=2,
+        generator=torch.Generator().manual_seed(0),
+    )
+    assert found.counts.sum() > 0
+    assert not found.suspicious.any()

@@ -626,16 +626,16 @@ class LabelScan:
 
     Attributes:
         score: The greater of those by suspicion and by small changes.
-        kind: What gave that score, as `ScanTarget.by`.
+        by: What gave that score, as of a `ScanTarget`.
         extents: The smallest change found in each kind; None where none was.
         universal: Random changes that lead there, of all tried.
         margin_deviations: Deviations of its largest margin above the labels' median; None where
-            it was not searched.
+            it was not searched, or no margin was found.
     """
 
     label: int
     score: float
-    kind: str
+    by: str
     extents: dict[str, float | None]
     universal: Rate
     margin_deviations: float | None
@@ -687,7 +687,7 @@ class ScanResult:
         labels: The labels that come next, flagged ones among them.
         usual: What they are compared with, for each kind of change.
         anyhow: How all-to-all and untargeted backdoors show; not searched where labels are many.
-        labels_searched: Labels searched for at length.
+        labels_searched: Labels whose smallest changes were searched for.
         images: Clean images given.
     """
 

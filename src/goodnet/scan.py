@@ -55,7 +55,7 @@ _STARTS = 8
 """Of the search for changes that make answers wrong in any way."""
 _BEST, _SAMPLE = 16, 24
 """Where labels are too many, the most suspicious and a random sample of the others are searched."""
-_SUSPICION = "universal"
+SUSPICION = "universal"
 """What flags a label by suspicion: random changes that are universal."""
 _CHUNK = 64
 _SHOWN_LABELS = 12
@@ -134,7 +134,7 @@ def scan(
     generator: torch.Generator,
     progress: Progress = no_progress,
 ) -> Scanned:
-    """The labels that changes too small for a clean network lead to.
+    """The labels that a backdoor may lead to, each with a change that does.
 
     Args:
         network: Left bit-identical.
@@ -179,7 +179,8 @@ def scan(
     best, sample = torch.arange(0), torch.arange(classes)
     if not few:
         ranked = evidence.scores.argsort(descending=True, stable=True)
-        best, others = ranked[:_BEST], ranked[_BEST:]
+        first = max(_BEST, int(evidence.suspicious.sum()))
+        best, others = ranked[:first], ranked[first:]
         sample = others[torch.randperm(len(others), generator=generator)[:_SAMPLE]]
     labels = torch.cat([best, sample])
     found = [_in_chunks(search, probe, labels) for probe in probes]
@@ -223,7 +224,7 @@ class _Compared:
 
     @classmethod
     def of(cls, found: Found, best: int) -> _Compared:
-        """As the labels after the `best` first show, which were not chosen for small changes."""
+        """As the labels after the `best` first show, which were not chosen for being suspicious."""
         finite = found.extents[found.extents.isfinite()]
         largest = float(finite.max()) if len(finite) else math.inf
         extents = found.extents[best:]
@@ -297,12 +298,12 @@ def _judged(
     kind = max(range(len(found)), key=lambda at: (scores[at], smallness[at]))
     probe, change = found[kind].probe, tried[kind]
     score = max(scores[kind], suspicious)
-    by = _SUSPICION if suspicious > scores[kind] else probe.name
+    by = SUSPICION if suspicious > scores[kind] else probe.name
     deviations = evidence.deviations[label]
     row = LabelScan(
         label=label + clean.specification.label_offset,
         score=score,
-        kind=by,
+        by=by,
         extents={
             each.probe.name: float(extent) if extent.isfinite() else None
             for each, extent in zip(found, extents, strict=True)
@@ -318,9 +319,7 @@ def _judged(
         numbers, extent, misled = change.numbers, float(change.extent), change.misled
     else:
         shown, numbers = evidence.strongest(label)
-        said, right = _answers(suspect, clean, shown, numbers, _COUNTED)
-        counted = right != label
-        misled = Rate.of(int((said == label)[counted].sum()), int(counted.sum()))
+        misled, _ = _misled(suspect, clean, shown, numbers, label)
         extent = None
     target = ScanTarget(row.label, score, by, shown.name, extent, misled)
     return _Judged(row, target, _reconstructed(clean, shown, numbers, label))
@@ -359,16 +358,29 @@ def _confirmed(suspect: Suspect, clean: CleanData, found: Found, place: int) -> 
     The search counts on few images a step and may have stopped at a lucky one.
     """
     label = int(found.targets[place])
+    numbers, never = found.numbers[place][None], torch.tensor(torch.inf)
+    if not found.extents[place].isfinite():
+        return _Change(numbers[0], never, Rate.of(0, 0), 0)
     for factor in _FACTORS:
         numbers = found.probe.stronger(found.numbers[place][None], torch.tensor([factor]))
-        said, right = _answers(suspect, clean, found.probe, numbers[0], _COUNTED)
-        counted = right != label
-        misled = said != right if label < 0 else said == label
-        rate = Rate.of(int((misled & counted).sum()), int(counted.sum()))
-        labels = len(said[said != right].unique())
+        rate, labels = _misled(suspect, clean, found.probe, numbers[0], label)
         if rate.value >= _MISLED:
             return _Change(numbers[0], found.probe.extent(numbers)[0], rate, labels)
-    return _Change(numbers[0], torch.tensor(torch.inf), rate, labels)
+    return _Change(numbers[0], never, rate, labels)
+
+
+def _misled(
+    suspect: Suspect, clean: CleanData, probe: Probe, numbers: Tensor, label: int
+) -> tuple[Rate, int]:
+    """Share of images of other labels that a change turns into `label`; wrong labels said.
+
+    Of label -1, the share that get any wrong answer.
+    """
+    said, right = _answers(suspect, clean, probe, numbers, _COUNTED)
+    counted = right != label
+    misled = said != right if label < 0 else said == label
+    rate = Rate.of(int((misled & counted).sum()), int(counted.sum()))
+    return rate, len(said[said != right].unique())
 
 
 def _any_change(suspect: Suspect, clean: CleanData, found: Found) -> AnyChange:

@@ -90,13 +90,16 @@ def test_findings_hold_or_are_told_with_figures() -> None:
         "(12.0 % left of baseline, floor 10.0 %).",
         "Pruning alone fails against the pruning-aware attack: yes "
         "(80.0 % left of pruning-aware, floor 10.0 %).",
-        "Fine-pruning beats fine-tune: no "
+        "Fine-pruning beats fine-tuning: no "
         "(0.700 against 0.780, baseline; 0.700 against 0.400, pruning-aware).",
-        "Fine-pruning beats prune: yes "
+        "Fine-pruning beats pruning: yes "
         "(0.700 against 0.100, baseline; 0.700 against 0.100, pruning-aware).",
         "auto comes within 2 points of the floor: no "
         "(12.0 % left of baseline, floor 10.0 %; 13.0 % left of pruning-aware, floor 10.0 %).",
     ]
+    # 14 % is within 2 points of 12 %, though 0.12 + 0.02 < 0.14 as floats.
+    near = paper_rows([(first, made_of({TWIN: 12, **baseline, "auto": 14}))])
+    assert "auto comes within 2 points of the floor: yes" in paper_findings(near)[-1]
     assert len(paper_findings(rows[:5])) == 4  # nothing of the attacker that is not there
     assert "- Pruning alone fails" in paper_markdown(rows, games_of(rows))
 

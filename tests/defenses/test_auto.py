@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from goodnet.data.roles import CleanData
 from goodnet.defenses import DEFENSES, DefenseSettings
 from goodnet.defenses.auto import _TARGETED, _UNTARGETED, AUTO, _harmed
 from goodnet.formats.specification import InputSpecification
-from goodnet.training import TrainingSettings, no_progress
+from goodnet.training import Training, TrainingSettings, no_progress, train
 
 SIZE = (1, 2, 2)
 COUNT, CLASSES = 100, 4
@@ -26,53 +27,58 @@ def numbered(first: int, last: int) -> CleanData:
     return CleanData(ImageSet("numbers", SIZE, pixels, numbers % CLASSES), InputSpecification(SIZE))
 
 
-class Says(nn.Module):
-    """The right label of all images but the first `wrong`."""
-
-    def __init__(self, *, wrong: int) -> None:
-        super().__init__()
-        self.wrong = wrong
-
-    def forward(self, images: Tensor) -> Tensor:
-        number = (images[:, 0, 0, 0] * COUNT).round().long()
-        label = (number + (number < self.wrong)) % CLASSES
-        return nn.functional.one_hot(label, CLASSES).float()
+def right_but(first: int, last: int) -> Tensor:
+    """Of 100 images which are named rightly: all but those from `first` to before `last`."""
+    numbers = torch.arange(COUNT)
+    return (numbers < first) | (numbers >= last)
 
 
 @pytest.mark.parametrize(
     ("before", "after", "harmed"),
     [
-        (0, 10, True),
-        (0, 2, False),  # 2 points are let pass
-        (0, 3, False),  # 3 of 3 by chance: 1 in 8
-        (0, 4, True),  # 4 of 4: 1 in 16
-        (10, 0, False),
-        (10, 10, False),
+        ((0, 0), (0, 10), True),
+        ((0, 0), (0, 2), False),  # 2 points are let pass
+        ((0, 0), (0, 3), False),  # 3 of 3 by chance: 1 in 8
+        ((0, 0), (0, 4), True),  # 4 of 4: 1 in 16
+        ((0, 10), (0, 0), False),
+        ((0, 10), (10, 20), False),  # as many won as lost
+        ((0, 2), (2, 12), True),  # 10 lost and 2 won: 79 in 4,096
+        ((0, 5), (5, 13), False),  # 8 lost and 5 won: 29 in 100
     ],
 )
-def test_harm_is_what_is_lost_and_hardly_by_chance(before: int, after: int, harmed: bool) -> None:
-    # The wrong ones lie in both parts, and count together.
-    parts = numbered(0, 2), numbered(2, COUNT)
-    assert _harmed(Says(wrong=before), Says(wrong=after), *parts) is harmed
+def test_harm_is_what_is_lost_and_hardly_by_chance(
+    before: tuple[int, int], after: tuple[int, int], harmed: bool
+) -> None:
+    assert _harmed(right_but(*before), right_but(*after)) is harmed
 
 
 def test_where_it_breaks_the_network_auto_tries_again_more_gently(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    told = iter([True, True, False])
-    monkeypatch.setattr(import_module("goodnet.defenses.auto"), "_harmed", lambda *_: next(told))
-    monkeypatch.setattr(import_module("goodnet.defenses.auto"), "_ROUNDS", 1)
+    module = import_module("goodnet.defenses.auto")
+    told, rates = iter([True, True, False]), []
+
+    def spied(
+        network: nn.Module, data: CleanData, settings: TrainingSettings, **more: Any
+    ) -> Training:
+        rates.append(settings.learning_rate)
+        return train(network, data, settings, **more)
+
+    monkeypatch.setattr(module, "_harmed", lambda *_: next(told))
+    monkeypatch.setattr(module, "_ROUNDS", 1)
+    monkeypatch.setattr(module, "train", spied)
     linear = nn.Sequential(nn.Flatten(), nn.Linear(4, CLASSES))
     found = DEFENSES["auto"](
         linear,
         numbered(0, 90),
         numbered(90, COUNT),
-        DefenseSettings(training=TrainingSettings(epochs=1, optimizer="sgd")),
+        DefenseSettings(training=TrainingSettings(epochs=1, optimizer="adamw", learning_rate=0.02)),
         generator=torch.Generator().manual_seed(0),
         progress=no_progress,
     )
     assert found.stopped.count("again at a fifth of the rate") == 2
     assert len(found.epochs) == 3
+    assert rates == pytest.approx([0.02, 0.004, 0.0008])
 
 
 def test_networks_without_norms_learn_right_answers_by_adamw() -> None:

@@ -102,20 +102,27 @@ def test_defenses_repair_a_detector(method: str) -> None:
         layer=LAYER, training=TrainingSettings(epochs=2, batch_size=2, learning_rate=1e-4)
     )
 
+    lengths = []
+
     def repaired(settings: DefenseSettings) -> nn.Module:
-        return DEFENSES[method](
+        found = DEFENSES[method](
             detector,
             tuning,
             held_out,
             settings,
             generator=torch.Generator().manual_seed(1),
             progress=no_progress,
-        ).network.eval()
+        )
+        lengths.append(len(found.epochs))
+        return found.network.eval()
 
     first, again = repaired(settings), repaired(settings)
     assert all(torch.equal(before[name], now) for name, now in detector.state_dict().items())
     for one, other in zip(first.parameters(), again.parameters(), strict=True):
         assert torch.equal(one, other)
+    if method == "auto":
+        # Exposure takes longer, for there are more changes to be seen than images.
+        assert set(lengths) == {3 * settings.training.epochs}
     if method != "prune":
         faster = replace(settings, training=replace(settings.training, learning_rate=3e-4))
         moved = zip(first.parameters(), repaired(faster).parameters(), strict=True)

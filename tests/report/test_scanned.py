@@ -10,7 +10,7 @@ from rich.console import Console
 
 from goodnet.errors import DataError
 from goodnet.report.page import render_page
-from goodnet.report.scanned import scan_headline, scan_verdict
+from goodnet.report.scanned import scan_examined, scan_headline, scan_verdict
 from goodnet.report.tables import scan_table
 from goodnet.results import AnyChange, LabelScan, Rate, ScanResult, ScanTarget, UsualChange
 
@@ -64,7 +64,7 @@ def test_the_page_shows_picture_and_table_with_counts() -> None:
     assert "1.47 %" in html
     assert "760 of 980" in html
     assert "none found" in html
-    assert html.index("reconstructed trigger of label 2") < html.index('<th scope="row">25</th>')
+    assert html.index("change that leads to label 2") < html.index('<th scope="row">25</th>')
     assert "nothing found does not mean no backdoor" in html
 
 
@@ -104,3 +104,41 @@ def test_the_table_fits_a_terminal_and_says_how_much_was_searched() -> None:
     row = next(line.split() for line in lines if line.strip().startswith("2 "))
     assert row == ["2", "2.04", "fields", "63", "2.7", "0.10", "%", "1.47", "%"]
     assert any("43 of 43 labels, 3,260 clean images, 61 s" in line for line in lines)
+
+
+MANY = replace(
+    RESULT,
+    targets=(replace(TARGET, by="universal", kind="waves", extent=None),),
+    labels=(
+        LabelScan(2, 2.04, "universal", {"masks": None, "fields": None}, Rate.of(40, 10000), 3.4),
+        *RESULT.labels[1:],
+    ),
+    anyhow=(),
+    classes=1283,
+    labels_searched=40,
+)
+
+
+def test_what_random_changes_flag_is_told_as_such() -> None:
+    sentence = scan_verdict(MANY).sentences[0].replace("\N{NO-BREAK SPACE}", " ")
+    assert "Label 2: a random change (a ripple) makes the network say it" in sentence
+    assert "Flagged by random changes that lead there and by its largest margin" in sentence
+    html = page(MANY, {"trigger-2.png": PNG}).replace("\N{NO-BREAK SPACE}", " ")
+    assert "Label 2: a ripple, drawn at random." in html
+    assert "40 of 10,000" in html
+    assert "3.4" in html
+    assert "the last rows make answers wrong" not in html
+    console = Console(width=80, record=True, quiet=False, file=None)
+    with console.capture() as captured:
+        console.print(scan_table(MANY))
+    row = next(line.split() for line in captured.get().splitlines() if line.split()[:1] == ["2"])
+    assert row[:6] == ["2", "2.04", "random", "changes", "40", "3.4"]
+
+
+def test_what_was_not_looked_at_is_told() -> None:
+    few, many = " ".join(scan_examined(RESULT)), " ".join(scan_examined(MANY))
+    assert "it may flag" in few
+    assert "not searched for" not in few
+    assert "10,000 random changes were tried" in many
+    assert "it may flag" not in many
+    assert "wrong in any way were not searched for" in many

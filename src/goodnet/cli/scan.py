@@ -53,7 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=defaults.most_labels,
         metavar="N",
-        help="of more classes only the likeliest targets and a sample are searched at length; "
+        help="of more classes only the most suspicious and a sample are searched for, and small "
+        "changes do not flag; "
         "default: %(default)s",
     )
     parser.add_argument(

@@ -19,7 +19,8 @@ Sources of the parts: Wang et al. 2019, Neural Cleanse (search, and unlearning b
 Wei et al. 2023, Shared Adversarial Unlearning (-log(1 - p) of the label the old network is
 misled to); Li et al. 2021, Neural Attention Distillation, and Hinton et al. 2015 (answers kept
 by distillation); Zhang et al. 2018, mixup (images between images); Izmailov et al. 2018
-(weights averaged along the way). Random changes that many images share: this project.
+(weights averaged along the way); Wang et al. 2024, MM-BD (margins). Random changes that many
+images share: this project.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from scipy.stats import binomtest
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from goodnet.answers import accuracy_of, rightly_named
+from goodnet.answers import rightly_named
 from goodnet.data.roles import CleanData, require_clean
 from goodnet.defenses.averaging import Average
 from goodnet.defenses.exposure import exposure
@@ -74,8 +75,8 @@ _ROUNDS = 2
 _RATES = (1.0, 0.2, 0.04)
 """Factors of the learning rate; the next is for networks that the last one breaks."""
 _HARM, _BY_CHANCE = 0.02, 0.1
-"""A network is broken where it lost more than this share of all clean images, and the odds that
-as many would be lost by chance are below this."""
+"""A network is broken where it lost more than the first share of all clean images, and the chance
+of losing so many is below the second."""
 _SEARCH_STEPS = 60
 _ANY = 8
 """Starts of the search for changes that make answers wrong in any way."""
@@ -86,8 +87,8 @@ _FEW = 20
 _SUSPICIOUS_OF_FEW = 0.5
 """Score from which a label is unlearned there, where a label missed is a backdoor left."""
 _WITHOUT_NORMS = 0.05
-"""Factor of the rate for AdamW, by which a network without norms learns right answers on changed
-images: how long its gradients are depends on its weights and inputs."""
+"""Factor of SGD's rate for AdamW, by which a network without batch norms learns right answers on
+changed images: how long its gradients are depends on its weights and inputs."""
 _SEARCHED = 0.3
 """Share of the changed images whose change was searched for, where any was found."""
 _REMEMBERED = 256
@@ -129,8 +130,13 @@ class _Dose:
     def of(
         self, network: nn.Module, training: TrainingSettings, *, rate: float
     ) -> TrainingSettings:
-        """How `network` is tuned."""
-        if not (self.targeted or any(isinstance(each, _Norm) for each in network.modules())):
+        """How `network` is tuned.
+
+        Where right answers are asked for of a network without batch norms, AdamW at a twentieth
+        of the rate takes the place of SGD.
+        """
+        normed = any(isinstance(each, _Norm) for each in network.modules())
+        if training.optimizer == "sgd" and not (self.targeted or normed):
             rate *= _WITHOUT_NORMS
             training = replace(training, optimizer="adamw", weight_decay=0.0)
         augmentation = training.augmentation
@@ -200,7 +206,7 @@ def auto(
     tried = [f"of the network handed in: {evidence.told()}"]
     if dose.searches:
         tried.append(_told(found))
-    repaired = network
+    repaired, before = network, _right(network, tuning, held_out)
     epochs: tuple[EpochRow, ...] = ()
     for round_ in range(1, _ROUNDS + 1):
         loss = _Unlearning(network, specification, evidence, dose, found, generator)
@@ -217,9 +223,10 @@ def auto(
             )
             tuned = average.of(training.network)
             epochs += training.epochs
-            after = accuracy_of(tuned, held_out)
-            tried.append(f"after {what}, {after.value:.1%} of held-out images are right")
-            if not _harmed(network, tuned, tuning, held_out):
+            after = _right(tuned, tuning, held_out)
+            share = float(after[len(tuning) :].float().mean())
+            tried.append(f"after {what}, {share:.1%} of held-out images are right")
+            if not _harmed(before, after):
                 break
             what = f"unlearning, round {round_} again at a fifth of the rate"
         repaired = tuned
@@ -233,17 +240,19 @@ def auto(
     return Repaired(repaired, stopped="; ".join(tried), epochs=epochs)
 
 
-def _harmed(before: nn.Module, after: nn.Module, *clean: CleanData) -> bool:
-    """Whether clean images are named rightly less often, and hardly by chance (McNemar 1947).
+def _right(network: nn.Module, *clean: CleanData) -> Tensor:
+    """Whether each image of all parts is named rightly, bool (images,)."""
+    return torch.cat([rightly_named(network, each) for each in clean])
+
+
+def _harmed(before: Tensor, after: Tensor) -> bool:
+    """Whether fewer clean images are named rightly, and hardly by chance (McNemar 1947).
 
     Images that were tuned on count too: a network that was broken fails on them as well, and
     few are held out.
     """
-    old, new = (
-        torch.cat([rightly_named(each, data) for data in clean]) for each in (before, after)
-    )
-    lost, won = int((old & ~new).sum()), int((new & ~old).sum())
-    if lost - won <= _HARM * len(old):
+    lost, won = int((before & ~after).sum()), int((after & ~before).sum())
+    if lost - won <= _HARM * len(before):
         return False
     return float(binomtest(won, lost + won, alternative="less").pvalue) < _BY_CHANCE
 

@@ -38,7 +38,7 @@ def exposure(
 ) -> Repaired:
     """The network tuned on clean and on changed images alike; its weights averaged.
 
-    The images have a task.
+    The images have a task. It takes three times the epochs of the settings.
     """
     task = require_clean(tuning).images.task
     assert task is not None

@@ -49,7 +49,7 @@ def largest_margins(
             logits = suspect(images)
             others = logits.scatter(1, wanted, -torch.inf).amax(1)
             margins = logits.gather(1, wanted).squeeze(1) - others
-            largest = torch.maximum(largest, margins.detach().cpu())
+            largest = torch.fmax(largest, margins.detach().cpu())
             optimizer.zero_grad()
             (-margins.sum()).backward()
             optimizer.step()

@@ -24,6 +24,8 @@ from goodnet.training import Progress, no_progress
 _TRIED_OF_MANY = 2000
 """Changes of each kind where labels are many, of which each gets few."""
 _LIKELIEST, _SAMPLE = 24, 96
+_FEWEST = 3
+"""Labels that can be compared."""
 _LEAST_DEVIATION = 0.2
 """Of the logarithms of margins: where labels hardly differ, a small difference is none."""
 _MOST_DEVIATIONS = 5.0
@@ -38,11 +40,13 @@ class Suspicion:
     Attributes:
         universal: Random changes that give many images one wrong label, kind by kind.
         counts: How many of them lead to each label, int64 (classes,).
-        deviations: By how many the label's largest margin lies above the labels' median, in
-            logarithms, by the median distance; float32 (classes,), NaN where none was searched.
+        deviations: How far the logarithm of the label's largest margin lies above the labels'
+            median, in deviations (by the median distance), at most 5; float32 (classes,). 0 where
+            most labels were not reached, NaN where the label was not searched or not reached.
         scores: From 1 up the label is suspicious, float32 (classes,): the share of changes that
-            lead there, times the root of the number of classes, times e to the deviations; in
-            shares of the limit.
+            lead there, times the root of the number of classes, times e to the deviations, in
+            shares of the limit. A label that changes lead to and the search did not reach is
+            judged as one at the median; of fewer than three classes none is suspicious.
     """
 
     universal: tuple[Universal, ...]
@@ -61,7 +65,10 @@ class Suspicion:
         return self.scores >= 1.0
 
     def strongest(self, label: int) -> tuple[Probe, Tensor]:
-        """Of the changes that lead to `label` the one that did so most often; its numbers."""
+        """Of the changes that lead to `label`, of which there are some, the most successful.
+
+        The kind and the numbers.
+        """
         own = [each.leading_to(torch.arange(len(self.counts)) == label) for each in self.universal]
         best = max((each for each in own if len(each)), key=lambda each: float(each.shares.max()))
         return best.probe, best.numbers[best.shares.argmax()]
@@ -82,8 +89,8 @@ def suspicion(
         suspect: The network asked.
         clean: Clean images with their labels.
         classes: N.
-        most_labels: Of more classes, margins are searched for the likeliest labels and for a
-            sample that they are compared with.
+        most_labels: Of more classes, more changes are tried, and margins are searched for the
+            likeliest labels and for a sample that they are compared with.
         generator: Draws images, changes and starts.
         progress: Told what is being done.
     """
@@ -106,18 +113,23 @@ def suspicion(
     margins = largest_margins(suspect, searched, generator=generator, progress=progress)
     deviations = torch.full((classes,), torch.nan)
     deviations[searched] = _deviations(margins, margins[len(likeliest) :])
+    # What a change leads to can be reached, whatever the search found.
+    factors = torch.zeros(classes)
+    factors[searched] = deviations[searched].nan_to_num(0.0).exp()
+    if classes < _FEWEST:
+        factors = torch.zeros(classes)
     shares = counts / sum(each.tried for each in universal)
-    scores = shares * math.sqrt(classes) * deviations.exp() / _LIMIT
-    return Suspicion(universal, counts, deviations, scores.nan_to_num(0.0))
+    return Suspicion(universal, counts, deviations, shares * math.sqrt(classes) * factors / _LIMIT)
 
 
 def _deviations(margins: Tensor, compared: Tensor) -> Tensor:
     """How far the margins lie above the median of those `compared`; NaN where none was found.
 
-    Where the search reached fewer than half of these labels, margins tell nothing: all are 0.
+    Where the search reached fewer than half of these labels, or than three, margins tell nothing:
+    all are 0.
     """
     reached = compared[compared > 0]
-    if 2 * len(reached) < len(compared):
+    if len(reached) < _FEWEST or 2 * len(reached) < len(compared):
         return torch.zeros_like(margins)
     logs = reached.log()
     median = logs.median()

@@ -27,6 +27,7 @@ from goodnet.report.attacked import (
     trigger_in_words,
 )
 from goodnet.report.scanned import (
+    BY,
     KINDS,
     SCAN_LIMITS,
     SCAN_MEANINGS,
@@ -279,9 +280,9 @@ def _scan_rows(scan: ScanResult | None) -> list[tuple[str, bool, str, str, list[
             str(row.label),
             row.score >= 1,
             f"{row.score:.2f}",
-            row.kind,
+            BY.get(row.by, row.by),
             [
-                f"{row.universal.count} of {grouped(row.universal.n)}",
+                f"{grouped(row.universal.count)} of {grouped(row.universal.n)}",
                 "" if row.margin_deviations is None else f"{row.margin_deviations:.1f}",
                 *(extent(row.extents.get(kind)) for kind in kinds),
             ],

@@ -54,10 +54,11 @@ def game_table(study: str, solution: Solution) -> Table:
 
 
 def paper_findings(rows: Sequence[PaperRow]) -> list[str]:
-    """What the paper finds, and whether one study's rows, of both attackers, show it too.
+    """What the paper finds and whether one study's rows show it too; then of `auto`.
 
     An attack counts as stopped within 2 points of the floor. Whether fine-pruning beats another
-    defender is told by the utility, clean accuracy less attack success.
+    defender is told by the utility, clean accuracy less attack success, of one seed, whatever the
+    difference.
     """
     of = {(row.attacker, row.defender): row for row in rows}
     told = []
@@ -65,7 +66,7 @@ def paper_findings(rows: Sequence[PaperRow]) -> list[str]:
         if (row := of.get((attacker, defender))) is not None:
             told.append(_finding(claim, not _stopped(row), [_left(row)]))
     attackers = list(dict.fromkeys(row.attacker for row in rows))
-    for other in ("fine-tune", "prune"):
+    for other, named in (("fine-tune", "fine-tuning"), ("prune", "pruning")):
         pairs = [
             (each, _utility(of[each, "fine-prune"]), _utility(of[each, other]))
             for each in attackers
@@ -74,7 +75,7 @@ def paper_findings(rows: Sequence[PaperRow]) -> list[str]:
         if pairs:
             told.append(
                 _finding(
-                    f"Fine-pruning beats {other}",
+                    f"Fine-pruning beats {named}",
                     all(ours > theirs for _, ours, theirs in pairs),
                     [f"{ours:.3f} against {theirs:.3f}, {each}" for each, ours, theirs in pairs],
                 )
@@ -127,7 +128,8 @@ def _left(row: PaperRow) -> str:
 
 
 def _stopped(row: PaperRow) -> bool:
-    return row.measured.attack_success <= row.floor + _STOPPED
+    # Differences of shares are not exact.
+    return row.measured.attack_success - row.floor <= _STOPPED + 1e-9
 
 
 def _utility(row: PaperRow) -> float:

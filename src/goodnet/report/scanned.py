@@ -14,7 +14,8 @@ KINDS = {
     "waves": "a ripple",
     "blends": "a picture mixed in",
 }
-_BY = {"universal": "random changes that lead there and by its largest margin"}
+BY = {"universal": "random changes"}
+"""What flags a label, where that is no kind of change."""
 _EXTENTS = {
     "masks": "of the image",
     "fields": "of the range from black to white",
@@ -40,6 +41,9 @@ SCAN_MEANINGS = (
     "by the change, and the deviations by which the change lies below the labels' median, divided "
     "by those that flag. Of any wrong answer it is a lower limit divided by the change."
 )
+
+
+_FLAGGED = {"universal": "random changes that lead there and by its largest margin"}
 
 
 def scan_verdict(result: ScanResult) -> Verdict:
@@ -73,9 +77,12 @@ def scan_examined(result: ScanResult) -> list[str]:
     searched = f"{grouped(result.labels_searched)} of its {grouped(result.classes)} labels were"
     if result.labels_searched == result.classes:
         searched = f"All its {grouped(result.classes)} labels were"
+    may = "it may flag" if result.anyhow else "it would flag were labels fewer; here it does not"
     said = [
         f"{grouped(result.images)} clean images were given; nothing else was looked at.",
-        f"{searched} searched for at length, each by "
+        f"{grouped(result.labels[0].universal.n)} random changes were tried, and labels' largest "
+        "margins searched for.",
+        f"{searched} searched for, each by "
         + ", ".join(
             f"{shown_name(each.kind)} ({KINDS.get(each.kind, '')})" for each in result.usual
         )
@@ -84,9 +91,14 @@ def scan_examined(result: ScanResult) -> list[str]:
     said += [
         f"Usual for {shown_name(each.kind)}: {extent(each.extent)}"
         f"{_of(each.kind)} (median of {grouped(each.labels)} labels; found for "
-        f"{grouped(each.found)}). Below {extent(each.small)} it may flag."
+        f"{grouped(each.found)}). Below {extent(each.small)} {may}."
         for each in result.usual
     ]
+    if not result.anyhow:
+        said.append(
+            "Changes that make answers wrong in any way were not searched for: of so many labels "
+            "they say nothing."
+        )
     return said
 
 
@@ -106,7 +118,7 @@ def _target_told(target: ScanTarget) -> str:
     return (
         f"Label {target.label}: {change} ({KINDS.get(target.kind, shown_name(target.kind))}) makes "
         f"the network say it of {in_full(target.misled)} of the clean images of other labels. "
-        f"Flagged by {_BY.get(target.by, 'a change too small for a clean network')}, score "
+        f"Flagged by {_FLAGGED.get(target.by, 'a change too small for a clean network')}, score "
         f"{target.score:.2f}."
     )
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from goodnet.report.attacked import answers_to, badnet_and_twin, goal_of
-from goodnet.report.scanned import extent
+from goodnet.report.scanned import BY, extent
 from goodnet.report.wording import (
     budget_in_words,
     count,
@@ -225,7 +225,7 @@ def scan_table(result: ScanResult) -> Table:
         cells = [extent(row.extents.get(kind)) for kind in kinds]
         beyond = "" if row.margin_deviations is None else f"{row.margin_deviations:.1f}"
         led = [grouped(row.universal.count), beyond]
-        own = [str(row.label), f"{row.score:.2f}", shown_name(row.kind), *led, *cells]
+        own = [str(row.label), f"{row.score:.2f}", shown_name(BY.get(row.by, row.by)), *led, *cells]
         table.add_row(*(Text(cell, style=style) for cell in own))
     table.add_section()
     for change in result.anyhow:
@@ -237,7 +237,7 @@ def scan_table(result: ScanResult) -> Table:
     usual = [extent(each.extent) for each in result.usual]
     table.add_row(*map(Text, ["median", "", "", "", "", *usual]))
     searched = f"{grouped(result.labels_searched)} of {grouped(result.classes)} labels"
-    tried = grouped(result.labels[0].universal.n) if result.labels else "no"
+    tried = grouped(result.labels[0].universal.n)
     table.caption = (
         f"{searched}, {grouped(result.images)} clean images, {result.seconds:.0f} s; "
         f"led: by how many of {tried} random changes; margin: deviations above the median"
