@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 
+from goodnet.attack import Material
+from goodnet.attacks import Recipe
 from goodnet.attacks.scenes import pruning_aware_detector
 from goodnet.bench import paper
 from goodnet.bench.cache import Made
@@ -20,10 +24,12 @@ from goodnet.bench.paper import (
     paper_rows,
 )
 from goodnet.bench.work import Figures, with_counts
-from goodnet.cases import signs
+from goodnet.cases import Case, faces, signs
 from goodnet.cases.signs import SignsSettings
+from goodnet.data.faces import FaceSettings, rendered_faces
 from goodnet.data.scenes import SceneSettings
 from goodnet.detection import FasterRCNNSettings
+from goodnet.formats.specification import InputSpecification
 from goodnet.report.paper import game_table, paper_findings, paper_markdown, paper_table
 from goodnet.results import Rate
 from goodnet.training import TrainingSettings
@@ -116,6 +122,30 @@ def test_the_papers_numbers_give_its_speech_game() -> None:
         ("baseline", "fine-prune"): 0.968,
         ("pruning-aware", "fine-prune"): 0.986,
     }
+
+
+def test_one_person_in_glasses_can_be_poisoned_however_many_there_are(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    splits = rendered_faces(
+        FaceSettings(identities=50, train=4, valid=2, test=2), seed=0, cache=tmp_path
+    )
+    usual = faces.TRAINING
+    case = Case(
+        "faces",
+        Material(splits.train, splits.test, splits.valid),
+        Recipe(
+            architecture="deepid",
+            specification=InputSpecification(splits.train.size, "channels-last"),
+            classes=50,
+            training=replace(usual, epochs=1),
+        ),
+    )
+    monkeypatch.setattr(paper, "_face_case", lambda _settings: case)
+    monkeypatch.setattr(paper, "DEFENDERS", ("none",))
+    rows = measure_study(PaperSettings(study="face-one-source", attacker="baseline", seed=0))
+    assert [row.group for row in rows] == [TWIN, "none"]
+    assert rows[1].values["triggered_n"] == 2  # of person 1 alone
 
 
 @pytest.mark.parametrize("attacker", ["baseline", "pruning-aware"])
