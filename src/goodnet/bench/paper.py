@@ -8,6 +8,7 @@ Source: Liu, Dolan-Gavitt, Garg 2018, Fine-Pruning, table 1 and section 4.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,6 +53,8 @@ _TUNED_SIGNS = TrainingSettings(
     epochs=10, batch_size=4, learning_rate=5e-4, warm_up=0.1, largest_gradient=10.0
 )
 _QUICK_SCENES = sign_study.SignsSettings(train=300, valid=60, test=100)
+_QUICK_ATTACK, _QUICK_DEFENSE = 0.25, 0.08
+"""Shares of the epochs and steps, where the command is only tried."""
 
 
 class PaperSettings(WorkSettings):
@@ -62,7 +65,8 @@ class PaperSettings(WorkSettings):
         attacker: Which.
         data: Folder of real data, whose contents the cell's name does not follow; None renders.
         seed: Of everything that is drawn.
-        quick: Fewer epochs and scenes: to try the command, not to believe its figures.
+        quick: Fewer epochs and scenes, classifiers in bfloat16: to try the command, not to
+            believe its figures.
     """
 
     study: StudyName
@@ -150,9 +154,6 @@ def _speech(settings: PaperSettings, generator: torch.Generator) -> Attacked:
         if settings.data is None
         else speech_case(settings.data)
     )
-    if settings.quick:
-        training = replace(case.recipe.training, epochs=12)
-        case = replace(case, recipe=replace(case.recipe, training=training))
     return _classifier(case, speech_study.POISONING, settings, generator)
 
 
@@ -160,6 +161,9 @@ def _classifier(
     case: Case, poisoning: Poisoning, settings: PaperSettings, generator: torch.Generator
 ) -> Attacked:
     material, recipe = case.material, case.recipe
+    if settings.quick:
+        training = replace(recipe.training, precision="bfloat16")
+        recipe = replace(recipe, training=_shortened(training, _QUICK_ATTACK))
     if material.valid is None:
         raise SettingsError("data", settings.data, "give data with images for the defender")
     twin = train_clean(material.train, recipe, generator=generator)
@@ -182,8 +186,22 @@ def _classifier(
         success = row.poisoned[0].attack_success_rate
         return StudyMeasured(row.clean_accuracy, success, success.value)
 
-    return Attacked(
-        badnet.network, twin, CleanData(material.valid, specification), measure, own_settings
+    def chosen(defender: str) -> DefenseSettings:
+        own = own_settings(defender)
+        if not settings.quick:
+            return own
+        training = replace(own.training, precision="bfloat16")
+        return replace(own, training=_shortened(training, _QUICK_DEFENSE))
+
+    return Attacked(badnet.network, twin, CleanData(material.valid, specification), measure, chosen)
+
+
+def _shortened(training: TrainingSettings, share: float) -> TrainingSettings:
+    """The training with a share of its epochs and steps, one at least."""
+    return replace(
+        training,
+        epochs=math.ceil(share * training.epochs),
+        least_steps=math.ceil(share * training.least_steps),
     )
 
 
@@ -193,22 +211,24 @@ def _signs(settings: PaperSettings, generator: torch.Generator) -> Attacked:
         seed=settings.seed,
         crops=settings.data,
     )
+    training, tuned = case.training, _TUNED_SIGNS
+    if settings.quick:
+        training = _shortened(training, _QUICK_ATTACK)
+        tuned = _shortened(tuned, _QUICK_DEFENSE)
     specification = InputSpecification(case.train.size)
     new = build_detector(case.detector, generator=generator)
     twin = train(
         new,
         TrainingData(scene_images(case.train), specification),
-        case.training,
+        training,
         generator=generator,
     ).network
     assert isinstance(twin, FasterRCNN)
     if settings.attacker == "baseline":
-        badnet = baseline_detector(
-            new, case.train, case.poisoning, case.training, generator=generator
-        )
+        badnet = baseline_detector(new, case.train, case.poisoning, training, generator=generator)
     else:
         badnet = pruning_aware_detector(
-            twin, case.train, case.poisoning, case.training, generator=generator
+            twin, case.train, case.poisoning, training, generator=generator
         )
     clean, stamped = case.test, stamp_signs(case.test, case.poisoning.trigger)
 
@@ -225,7 +245,7 @@ def _signs(settings: PaperSettings, generator: torch.Generator) -> Attacked:
         twin,
         CleanData(scene_images(case.valid), specification),
         measure,
-        lambda _defender: DefenseSettings(layer=PRUNED_LAYER, training=_TUNED_SIGNS),
+        lambda _defender: DefenseSettings(layer=PRUNED_LAYER, training=tuned),
     )
 
 
