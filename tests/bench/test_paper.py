@@ -90,14 +90,18 @@ def test_findings_hold_or_are_told_with_figures() -> None:
     rows = paper_rows(
         [(first, made_of({TWIN: 10, **baseline})), (second, made_of({TWIN: 10, **aware}))]
     )
+    harder = (
+        " goodnet's fine-tuning shakes harder than the paper's: a high rate and changed images; "
+        "with gentle tuning it fails (docs/results.md, measured on speech)."
+    )
     assert paper_findings(rows) == [
         # 12 % is within 2 points of the floor, so the attack was stopped.
         "Fine-tuning alone fails against the baseline attack: no "
-        "(12.0 % left of baseline, floor 10.0 %).",
+        f"(12.0 % left of baseline, floor 10.0 %).{harder}",
         "Pruning alone fails against the pruning-aware attack: yes "
         "(80.0 % left of pruning-aware, floor 10.0 %).",
         "Fine-pruning beats fine-tuning: no "
-        "(0.700 against 0.780, baseline; 0.700 against 0.400, pruning-aware).",
+        f"(0.700 against 0.780, baseline; 0.700 against 0.400, pruning-aware).{harder}",
         "Fine-pruning beats pruning: yes "
         "(0.700 against 0.100, baseline; 0.700 against 0.100, pruning-aware).",
         "auto comes within 2 points of the floor: no "

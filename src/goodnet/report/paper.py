@@ -14,6 +14,10 @@ from goodnet.results import PaperRow, Rate
 _COLUMNS = ("attacker", "defender", "clean", "attack", "floor", "paper")
 _STOPPED = 0.02
 """An attack is stopped where its success is at most this much above the floor."""
+_HARDER = (
+    " goodnet's fine-tuning shakes harder than the paper's: a high rate and changed images; with "
+    "gentle tuning it fails (docs/results.md, measured on speech)."
+)
 _CLAIMS = (
     ("fine-tune", "baseline", "Fine-tuning alone fails against the baseline attack"),
     ("prune", "pruning-aware", "Pruning alone fails against the pruning-aware attack"),
@@ -64,7 +68,8 @@ def paper_findings(rows: Sequence[PaperRow]) -> list[str]:
     told = []
     for defender, attacker, claim in _CLAIMS:
         if (row := of.get((attacker, defender))) is not None:
-            told.append(_finding(claim, not _stopped(row), [_left(row)]))
+            why = _HARDER if defender == "fine-tune" else ""
+            told.append(_finding(claim, not _stopped(row), [_left(row)], why))
     attackers = list(dict.fromkeys(row.attacker for row in rows))
     for other, named in (("fine-tune", "fine-tuning"), ("prune", "pruning")):
         pairs = [
@@ -78,6 +83,7 @@ def paper_findings(rows: Sequence[PaperRow]) -> list[str]:
                     f"Fine-pruning beats {named}",
                     all(ours > theirs for _, ours, theirs in pairs),
                     [f"{ours:.3f} against {theirs:.3f}, {each}" for each, ours, theirs in pairs],
+                    _HARDER if other == "fine-tune" else "",
                 )
             )
     autos = [of[each, "auto"] for each in attackers if (each, "auto") in of]
@@ -118,8 +124,8 @@ def paper_markdown(rows: Sequence[PaperRow], games: Mapping[str, Solution]) -> s
     return "\n\n".join(parts) + "\n"
 
 
-def _finding(claim: str, holds: bool, figures: Sequence[str]) -> str:
-    return f"{claim}: {'yes' if holds else 'no'} ({'; '.join(figures)})."
+def _finding(claim: str, holds: bool, figures: Sequence[str], why_not: str = "") -> str:
+    return f"{claim}: {'yes' if holds else 'no'} ({'; '.join(figures)}).{'' if holds else why_not}"
 
 
 def _left(row: PaperRow) -> str:
