@@ -84,8 +84,9 @@ _CHANGED = 0.5
 """Share of each batch that is changed."""
 _FEW = 20
 """With fewer images a class than this, right answers on changed images are learned by heart."""
-_SUSPICIOUS_OF_FEW = 0.5
-"""Score from which a label is unlearned there, where a label missed is a backdoor left."""
+_UNLEARNED = 0.5
+"""Score from which a label is unlearned where one is suspicious, or images are few: a label missed
+is a backdoor left."""
 _WITHOUT_NORMS = 0.05
 """Factor of SGD's rate for AdamW, by which a network without batch norms learns right answers on
 changed images: how long its gradients are depends on its weights and inputs."""
@@ -287,7 +288,9 @@ class _Evidence:
         classes = suspect(torch.zeros(1, *tuning.specification.size)).shape[1]
         found = suspicion(suspect, tuning, classes=classes, generator=generator, progress=progress)
         few = len(tuning) < _FEW * classes
-        suspicious = found.scores >= (_SUSPICIOUS_OF_FEW if few else 1.0)
+        suspicious = found.scores >= _UNLEARNED
+        if not few and not found.suspicious.any():
+            suspicious = torch.zeros_like(suspicious)
         dose = None if few else _UNTARGETED
         if suspicious.any():
             dose = _TARGETED_OF_FEW if few else _TARGETED
