@@ -55,7 +55,7 @@ _STARTS = 8
 """Of the search for changes that make answers wrong in any way."""
 _BEST, _SAMPLE = 16, 24
 """Where labels are too many, the most suspicious and a random sample of the others are searched."""
-SUSPICION = "universal"
+_SUSPICION = "universal"
 """What flags a label by suspicion: random changes that are universal."""
 _CHUNK = 64
 _SHOWN_LABELS = 12
@@ -298,7 +298,7 @@ def _judged(
     kind = max(range(len(found)), key=lambda at: (scores[at], smallness[at]))
     probe, change = found[kind].probe, tried[kind]
     score = max(scores[kind], suspicious)
-    by = SUSPICION if suspicious > scores[kind] else probe.name
+    by = _SUSPICION if suspicious > scores[kind] else probe.name
     deviations = evidence.deviations[label]
     row = LabelScan(
         label=label + clean.specification.label_offset,
@@ -376,7 +376,7 @@ def _misled(
 
     Of label -1, the share that get any wrong answer.
     """
-    said, right = _answers(suspect, clean, probe, numbers, _COUNTED)
+    said, right = _answers(suspect, clean, probe, numbers)
     counted = right != label
     misled = said != right if label < 0 else said == label
     rate = Rate.of(int((misled & counted).sum()), int(counted.sum()))
@@ -398,10 +398,10 @@ def _any_change(suspect: Suspect, clean: CleanData, found: Found) -> AnyChange:
 
 @torch.no_grad()
 def _answers(
-    suspect: Suspect, clean: CleanData, probe: Probe, numbers: Tensor, most: int
+    suspect: Suspect, clean: CleanData, probe: Probe, numbers: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """What the network says of changed images, at most `most`, and what is right."""
-    chosen = _spread(torch.arange(len(clean)), most)
+    """What the network says of changed images, at most 1,000, and what is right."""
+    chosen = _spread(torch.arange(len(clean)), _COUNTED)
     pixels, labels = clean.pixels(), clean.labels
     said = []
     for part in chosen.split(_BATCH):

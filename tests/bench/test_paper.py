@@ -134,7 +134,6 @@ def test_one_person_in_glasses_can_be_poisoned_however_many_there_are(
     splits = rendered_faces(
         FaceSettings(identities=50, train=4, valid=2, test=2), seed=0, cache=tmp_path
     )
-    usual = faces.TRAINING
     case = Case(
         "faces",
         Material(splits.train, splits.test, splits.valid),
@@ -142,7 +141,7 @@ def test_one_person_in_glasses_can_be_poisoned_however_many_there_are(
             architecture="deepid",
             specification=InputSpecification(splits.train.size, "channels-last"),
             classes=50,
-            training=replace(usual, epochs=1),
+            training=replace(faces.TRAINING, epochs=1),
         ),
     )
     monkeypatch.setattr(paper, "_face_case", lambda _settings: case)

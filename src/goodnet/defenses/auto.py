@@ -288,9 +288,8 @@ class _Evidence:
         classes = suspect(torch.zeros(1, *tuning.specification.size)).shape[1]
         found = suspicion(suspect, tuning, classes=classes, generator=generator, progress=progress)
         few = len(tuning) < _FEW * classes
-        suspicious = found.scores >= _UNLEARNED
-        if not few and not found.suspicious.any():
-            suspicious = torch.zeros_like(suspicious)
+        limit = _UNLEARNED if few or found.suspicious.any() else torch.inf
+        suspicious = found.scores >= limit
         dose = None if few else _UNTARGETED
         if suspicious.any():
             dose = _TARGETED_OF_FEW if few else _TARGETED

@@ -115,9 +115,8 @@ def suspicion(
     deviations[searched] = _deviations(margins, margins[len(likeliest) :])
     # What a change leads to can be reached, whatever the search found.
     factors = torch.zeros(classes)
-    factors[searched] = deviations[searched].nan_to_num(0.0).exp()
-    if classes < _FEWEST:
-        factors = torch.zeros(classes)
+    if classes >= _FEWEST:
+        factors[searched] = deviations[searched].nan_to_num(0.0).exp()
     shares = counts / sum(each.tried for each in universal)
     return Suspicion(universal, counts, deviations, shares * math.sqrt(classes) * factors / _LIMIT)
 
