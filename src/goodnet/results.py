@@ -487,6 +487,11 @@ class StudyMeasured:
     triggered: Rate
     attack_success: float
 
+    @property
+    def utility(self) -> float:
+        """The defender's: clean accuracy less attack success."""
+        return self.clean.value - self.attack_success
+
 
 @dataclass(frozen=True)
 class PaperRow:

@@ -315,10 +315,7 @@ def games_of(rows: Sequence[PaperRow]) -> dict[str, Solution]:
             continue
         # Without a defense nobody plays.
         defenders = DEFENDERS[1:]
-        utilities = tuple(
-            tuple(own[a, d].clean.value - own[a, d].attack_success for d in defenders)
-            for a in attackers
-        )
+        utilities = tuple(tuple(own[a, d].utility for d in defenders) for a in attackers)
         games[study] = solve(Game(attackers, defenders, utilities))
     return games
 

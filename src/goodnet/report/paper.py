@@ -73,7 +73,7 @@ def paper_findings(rows: Sequence[PaperRow]) -> list[str]:
     attackers = list(dict.fromkeys(row.attacker for row in rows))
     for other, named in (("fine-tune", "fine-tuning"), ("prune", "pruning")):
         pairs = [
-            (each, _utility(of[each, "fine-prune"]), _utility(of[each, other]))
+            (each, of[each, "fine-prune"].measured.utility, of[each, other].measured.utility)
             for each in attackers
             if {(each, "fine-prune"), (each, other)} <= of.keys()
         ]
@@ -136,10 +136,6 @@ def _left(row: PaperRow) -> str:
 def _stopped(row: PaperRow) -> bool:
     # Differences of shares are not exact.
     return row.measured.attack_success - row.floor <= _STOPPED + 1e-9
-
-
-def _utility(row: PaperRow) -> float:
-    return row.measured.clean.value - row.measured.attack_success
 
 
 def _cells(row: PaperRow) -> tuple[str, ...]:
