@@ -10,6 +10,8 @@ made surer of that label than of others too (see probes/suspicion.py). Then
   lead there, the answer has to be another, whatever it is;
 - where there is none, the backdoor may lead from each class elsewhere, or to anything; with
   images enough every change that misleads the BadNet is unlearned, and the right answer asked for;
+  with more of them by a network of new weights, which has learned the BadNet's answers on clean
+  images first: little of such a backdoor is passed on;
 - with few images nothing is done without a reason: a clean network would only lose by it.
 
 On clean images the network keeps to the BadNet's answers. Then the search is made anew on what
@@ -18,9 +20,9 @@ came out; where it still finds a small change, tuning goes on.
 Sources of the parts: Wang et al. 2019, Neural Cleanse (search, and unlearning by right labels);
 Wei et al. 2023, Shared Adversarial Unlearning (-log(1 - p) of the label the old network is
 misled to); Li et al. 2021, Neural Attention Distillation, and Hinton et al. 2015 (answers kept
-by distillation); Zhang et al. 2018, mixup (images between images); Izmailov et al. 2018
-(weights averaged along the way); Wang et al. 2024, MM-BD (margins). Random changes that many
-images share: this project.
+by distillation; see defenses/distillation.py); Zhang et al. 2018, mixup (images between images);
+Izmailov et al. 2018 (weights averaged along the way); Wang et al. 2024, MM-BD (margins). Random
+changes that many images share: this project.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ from torch.nn import functional as F
 from goodnet.answers import rightly_named
 from goodnet.data.roles import CleanData, require_clean
 from goodnet.defenses.averaging import Average
+from goodnet.defenses.distillation import between, distilled, student
 from goodnet.defenses.exposure import exposure
 from goodnet.defenses.repaired import DefenseSettings, Repaired
 from goodnet.formats.specification import InputSpecification
@@ -80,10 +83,10 @@ of losing so many is below the second."""
 _SEARCH_STEPS = 60
 _ANY = 8
 """Starts of the search for changes that make answers wrong in any way."""
-_CHANGED = 0.5
-"""Share of each batch that is changed."""
 _FEW = 20
 """With fewer images a class than this, right answers on changed images are learned by heart."""
+_MANY = 50
+"""With so many a class a network with batch norms learns the BadNet's answers anew."""
 _UNLEARNED = 0.5
 """Score from which a label is unlearned where one is suspicious, or images are few: a label missed
 is a backdoor left."""
@@ -108,20 +111,24 @@ class _Dose:
     """How hard the network is pressed.
 
     Attributes:
+        relearned: Whether a network of new weights, taught by the BadNet, is tuned in its place.
         targeted: Only wrong answers count that suspicious labels get; where the BadNet gives
             one, the answer must change, to whatever. Otherwise all count, and the right one is
             asked for.
         searches: Whether small changes are searched for and unlearned. A brittle network has
             some without a backdoor.
-        mixed: Share of the clean images of a batch that are mixed with another.
+        changed: Share of each batch that is changed.
+        mixed: Share of the others that are mixed with another.
         replayed: Share of the random changes that are such as misled before.
         unlike: Weight of not answering as the BadNet is misled to.
         effort: Factor of the learning rate and of the least number of steps.
         brightness: Of the augmentation; None leaves it.
     """
 
+    relearned: bool
     targeted: bool
     searches: bool
+    changed: float
     mixed: float
     replayed: float
     unlike: float
@@ -136,8 +143,7 @@ class _Dose:
         Where right answers are asked for of a network without batch norms, AdamW at a twentieth
         of the rate takes the place of SGD.
         """
-        normed = any(isinstance(each, _Norm) for each in network.modules())
-        if training.optimizer == "sgd" and not (self.targeted or normed):
+        if training.optimizer == "sgd" and not (self.targeted or _normed(network)):
             rate *= _WITHOUT_NORMS
             training = replace(training, optimizer="adamw", weight_decay=0.0)
         augmentation = training.augmentation
@@ -152,17 +158,22 @@ class _Dose:
 
 
 _UNTARGETED = _Dose(
+    relearned=False,
     targeted=False,
     searches=True,
+    changed=0.5,
     mixed=0.4,
     replayed=0.5,
     unlike=4.0,
     effort=1.0,
     brightness=None,
 )
+_RELEARNED = replace(_UNTARGETED, relearned=True, changed=0.25, mixed=0.9)
 _TARGETED = _Dose(
+    relearned=False,
     targeted=True,
     searches=True,
+    changed=0.5,
     mixed=0.9,
     replayed=0.7,
     unlike=20.0,
@@ -195,7 +206,9 @@ def auto(
     precision = settings.training.precision
     specification = tuning.specification
     suspect = Suspect(network, specification, precision)
-    evidence = _Evidence.of(suspect, tuning, generator=generator, progress=progress)
+    evidence = _Evidence.of(
+        suspect, tuning, normed=_normed(network), generator=generator, progress=progress
+    )
     dose = evidence.dose
     if dose is None:
         stopped = f"{evidence.told()}, and of so few images nothing is unlearned without a reason"
@@ -209,6 +222,23 @@ def auto(
         tried.append(_told(found))
     repaired, before = network, _right(network, tuning, held_out)
     epochs: tuple[EpochRow, ...] = ()
+    if dose.relearned:
+        learned = student(
+            network,
+            tuning,
+            held_out,
+            augmentation=settings.training.augmentation,
+            precision=precision,
+            generator=generator,
+            progress=progress,
+        )
+        epochs += learned.epochs
+        after = _right(learned.network, held_out)
+        tried.append(f"after learning anew, {_share(after)} of held-out images are right")
+        if _harmed(before[len(tuning) :], after):
+            dose = _UNTARGETED
+        else:
+            repaired = learned.network
     for round_ in range(1, _ROUNDS + 1):
         loss = _Unlearning(network, specification, evidence, dose, found, generator)
         what = f"unlearning, round {round_}"
@@ -225,8 +255,8 @@ def auto(
             tuned = average.of(training.network)
             epochs += training.epochs
             after = _right(tuned, tuning, held_out)
-            share = float(after[len(tuning) :].float().mean())
-            tried.append(f"after {what}, {share:.1%} of held-out images are right")
+            share = _share(after[len(tuning) :])
+            tried.append(f"after {what}, {share} of held-out images are right")
             if not _harmed(before, after):
                 break
             what = f"unlearning, round {round_} again at a fifth of the rate"
@@ -244,6 +274,14 @@ def auto(
 def _right(network: nn.Module, *clean: CleanData) -> Tensor:
     """Whether each image of all parts is named rightly, bool (images,)."""
     return torch.cat([rightly_named(network, each) for each in clean])
+
+
+def _share(right: Tensor) -> str:
+    return f"{float(right.float().mean()):.1%}"
+
+
+def _normed(network: nn.Module) -> bool:
+    return any(isinstance(each, _Norm) for each in network.modules())
 
 
 def _harmed(before: Tensor, after: Tensor) -> bool:
@@ -280,6 +318,7 @@ class _Evidence:
         suspect: Suspect,
         tuning: CleanData,
         *,
+        normed: bool,
         generator: torch.Generator,
         progress: Progress,
     ) -> _Evidence:
@@ -287,10 +326,11 @@ class _Evidence:
         weights = surely_misled(suspect, tuning, probes, generator=generator)
         classes = suspect(torch.zeros(1, *tuning.specification.size)).shape[1]
         found = suspicion(suspect, tuning, classes=classes, generator=generator, progress=progress)
-        few = len(tuning) < _FEW * classes
+        few, many = len(tuning) < _FEW * classes, len(tuning) >= _MANY * classes
         limit = _UNLEARNED if few or found.suspicious.any() else torch.inf
         suspicious = found.scores >= limit
-        dose = None if few else _UNTARGETED
+        untargeted = _RELEARNED if many and normed else _UNTARGETED
+        dose = None if few else untargeted
         if suspicious.any():
             dose = _TARGETED_OF_FEW if few else _TARGETED
         return cls(dose, found.universal, weights, suspicious)
@@ -387,17 +427,18 @@ class _Unlearning:
     ) -> Tensor:
         _freeze_norms(network)
         images = self._specification.restore(inputs)
-        kept = len(images) - round(_CHANGED * len(images))
+        kept = len(images) - round(self._dose.changed * len(images))
         mixed = round(self._dose.mixed * kept)
-        between = self._between(images[:kept], mixed)
+        shares = 0.5 + 0.5 * torch.rand(mixed, generator=self._generator)
+        clean = between(images[:kept], shares, generator=self._generator)
         own, shown = labels[kept:], images[kept:]
         changed = self._changes.of(shown, own)
         with torch.no_grad():
-            taught = self._badnet(torch.cat([between, shown, changed.images]))
+            taught = self._badnet(torch.cat([clean, shown, changed.images]))
         taught, misled_to = taught[: len(images)], taught[len(images) :].argmax(1)
-        prepared = self._specification.prepare(torch.cat([between, changed.images]))
+        prepared = self._specification.prepare(torch.cat([clean, changed.images]))
         logits = network(prepared.contiguous(memory_format=self._layout)).float()
-        kept_loss = _distilled(logits, taught)
+        kept_loss = distilled(logits, taught, temperature=_TEMPERATURE)
         # A mixed image has no right label.
         right = torch.cat([labels[mixed:kept], own])
         kept_loss[mixed:] += F.cross_entropy(logits[mixed:], right, reduction="none")
@@ -410,13 +451,6 @@ class _Unlearning:
         self._changes.learn(changed, own, said.detach())
         unlike: Tensor = -torch.log1p(-said.clamp(max=1 - 1e-4))
         return (kept_loss.sum() + self._dose.unlike * unlike.sum()) / len(images)
-
-    def _between(self, images: Tensor, mixed: int) -> Tensor:
-        """The images, the first of them mixed with others."""
-        share = 0.5 + 0.5 * torch.rand(mixed, 1, 1, 1, generator=self._generator)
-        other = torch.randperm(len(images), generator=self._generator)[:mixed]
-        share, other = share.to(images.device), other.to(images.device)
-        return torch.cat([images[:mixed] * share + images[other] * (1 - share), images[mixed:]])
 
 
 @dataclass(frozen=True, eq=False)
@@ -539,12 +573,6 @@ class _Memory:
         marks = torch.cat([0.99 * self._marks, marks])
         best = marks.argsort(descending=True, stable=True)[:_REMEMBERED]
         self._numbers, self._labels, self._marks = numbers[best], labels[best], marks[best]
-
-
-def _distilled(logits: Tensor, taught: Tensor) -> Tensor:
-    """How far answers are from those taught, softened alike, float32 (batch,)."""
-    said, right = (F.log_softmax(each / _TEMPERATURE, 1) for each in (logits, taught))
-    return _TEMPERATURE**2 * F.kl_div(said, right, log_target=True, reduction="none").sum(1)
 
 
 def _freeze_norms(network: nn.Module) -> None:
