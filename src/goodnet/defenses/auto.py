@@ -233,9 +233,10 @@ def auto(
             progress=progress,
         )
         epochs += learned.epochs
-        after = _right(learned.network, held_out)
-        tried.append(f"after learning anew, {_share(after)} of held-out images are right")
-        if _harmed(before[len(tuning) :], after):
+        after = _right(learned.network, tuning, held_out)
+        share = _share(after[len(tuning) :])
+        tried.append(f"after learning anew, {share} of held-out images are right")
+        if _harmed(before, after):
             dose = _UNTARGETED
         else:
             repaired = learned.network

@@ -28,7 +28,7 @@ from goodnet.training import (
 )
 
 _MIXED = 0.75
-_EPOCHS, _BATCH, _RATE = 40, 64, 3e-3
+_EPOCHS, _BATCH, _RATE = 60, 64, 3e-3
 
 
 def distilled(logits: Tensor, taught: Tensor, *, temperature: float) -> Tensor:
