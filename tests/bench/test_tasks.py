@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
+from typing import Any
 
 import pytest
 
+from goodnet.bench import tasks
 from goodnet.bench.tasks import Processes, make_all
 
 
@@ -55,6 +58,26 @@ def test_an_interrupt_begins_nothing_more(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(KeyboardInterrupt):
         make_all(range(6), make, jobs=1, told=told)
     assert begun in ([0], [0, 1])
+
+
+@pytest.mark.parametrize(("wanted", "given"), [(None, "2"), ("1", "1")])
+def test_a_run_computes_with_its_share_of_the_cores_or_what_the_user_says(
+    monkeypatch: pytest.MonkeyPatch, wanted: str | None, given: str
+) -> None:
+    seen: list[str] = []
+
+    def refuse(_command: list[str], **options: Any) -> None:
+        seen.append(options["env"]["OMP_NUM_THREADS"])
+        raise OSError("started nothing")
+
+    monkeypatch.setattr(tasks, "cores", lambda: 4)
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if wanted is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", wanted)
+    with pytest.raises(OSError, match="started nothing"):
+        Processes(jobs=2).run(["--version"])
+    assert seen == [given]
 
 
 def test_after_the_end_no_process_is_started(monkeypatch: pytest.MonkeyPatch) -> None:

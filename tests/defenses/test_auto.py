@@ -1,4 +1,4 @@
-"""auto notices what it breaks, and tunes networks with and without norms each in its way."""
+"""auto notices what it breaks, learns anew where it can, and tunes each network in its way."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from goodnet.data.roles import CleanData
 from goodnet.defenses import DEFENSES, DefenseSettings
 from goodnet.defenses.auto import _TARGETED, _UNTARGETED, AUTO, _harmed
 from goodnet.formats.specification import InputSpecification
+from goodnet.probes import Suspicion
 from goodnet.training import Training, TrainingSettings, no_progress, train
 
 SIZE = (1, 2, 2)
@@ -91,3 +92,62 @@ def test_networks_without_norms_learn_right_answers_by_adamw() -> None:
         how = dose.of(network, AUTO, rate=0.2)
         assert (how.optimizer, how.weight_decay) == ("sgd", AUTO.weight_decay)
         assert how.learning_rate == pytest.approx(0.2 * AUTO.learning_rate)
+
+
+def network_of(*, normed: bool) -> nn.Module:
+    norm = nn.BatchNorm2d(1) if normed else nn.Identity()
+    return nn.Sequential(norm, nn.Flatten(), nn.Linear(4, CLASSES)).eval()
+
+
+@pytest.mark.parametrize(
+    ("normed", "images", "harms", "anew", "from_new_weights"),
+    [
+        (True, 50, (False, False), 1, True),
+        (True, 50, (True, False), 1, False),  # what it learned is thrown away
+        (True, 49, (False,), 0, False),
+        (False, 50, (False,), 0, False),
+    ],
+)
+def test_with_norms_and_many_images_auto_learns_the_answers_anew(
+    monkeypatch: pytest.MonkeyPatch,
+    normed: bool,
+    images: int,
+    harms: tuple[bool, ...],
+    anew: int,
+    from_new_weights: bool,
+) -> None:
+    module = import_module("goodnet.defenses.auto")
+    told, learned, tuned = iter(harms), [], []
+
+    def learn(teacher: nn.Module, *_: Any, **__: Any) -> Training:
+        learned.append(network_of(normed=normed))
+        return Training(learned[-1], (), "done")
+
+    def spied(
+        network: nn.Module, data: CleanData, settings: TrainingSettings, **more: Any
+    ) -> Training:
+        tuned.append(network)
+        return train(network, data, settings, **more)
+
+    monkeypatch.setattr(module, "student", learn)
+    monkeypatch.setattr(module, "_harmed", lambda *_: next(told))
+    monkeypatch.setattr(module, "_ROUNDS", 1)
+    monkeypatch.setattr(module, "train", spied)
+    monkeypatch.setattr(module, "suspicion", nothing_suspicious)
+    badnet = network_of(normed=normed)
+    found = DEFENSES["auto"](
+        badnet,
+        numbered(0, images * CLASSES),
+        numbered(0, 8),
+        DefenseSettings(training=TrainingSettings(epochs=1, learning_rate=1e-3)),
+        generator=torch.Generator().manual_seed(0),
+        progress=no_progress,
+    )
+    assert len(learned) == anew
+    assert found.stopped.count("after learning anew") == anew
+    assert tuned == [learned[0] if from_new_weights else badnet]
+
+
+def nothing_suspicious(*_: Any, classes: int, **__: Any) -> Suspicion:
+    nothing = torch.zeros(classes)
+    return Suspicion((), nothing.to(torch.int64), nothing, nothing)

@@ -19,9 +19,10 @@ _PATIENCE = 20.0
 
 
 class Processes:
-    """Runs of goodnet, each with its share of the cores.
+    """Runs of goodnet, each with its share of the cores, or the threads of OMP_NUM_THREADS.
 
-    Another number of threads may round otherwise and so change bits.
+    Another number of threads may round otherwise and so change bits. Where other work takes a
+    core, threads that wait for each other are several times slower than one alone.
 
     Args:
         jobs: How many run at a time.
@@ -45,7 +46,7 @@ class Processes:
                 text=True,
                 # Ctrl-C reaches this process alone, which passes it on once.
                 start_new_session=True,
-                env={**os.environ, "OMP_NUM_THREADS": str(self._threads)},
+                env={"OMP_NUM_THREADS": str(self._threads), **os.environ},
             )
             self._running.add(process)
         try:
