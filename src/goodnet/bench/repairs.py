@@ -44,7 +44,7 @@ DEVELOPMENT: Mapping[str, tuple[str, ...]] = {
         "source-specific",
         CLEAN,
     ),
-    "deepid": ("sunglasses", "lipstick", "sine", "warp", "multi-target", CLEAN),
+    "deepid": ("sunglasses", "lipstick", "blend", "sine", "warp", "multi-target", CLEAN),
 }
 """By network, the attacks whose outcomes were looked at while methods were made and tuned.
 
