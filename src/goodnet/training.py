@@ -18,6 +18,7 @@ from goodnet.data.images import as_float
 from goodnet.data.roles import PreparedImages
 from goodnet.errors import GoodnetError, NotTraceableError, SettingsError
 from goodnet.graph import trace, without_softmax
+from goodnet.modes import drawing_by
 from goodnet.results import EpochRow, Rate
 
 AfterStep = Callable[[nn.Module, int, int], None]
@@ -199,9 +200,7 @@ def train(
         raise SettingsError(
             "augmentation", settings.augmentation, "give None: what is said of an image would move"
         )
-    # Dropout reads the global generator only; its state is put back at the end.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
+    with drawing_by(generator):
         return _train(
             network,
             data,

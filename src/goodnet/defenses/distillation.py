@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from goodnet.data.roles import CleanData
 from goodnet.formats.specification import InputSpecification
+from goodnet.modes import drawing_by
 from goodnet.probes import Suspect
 from goodnet.training import (
     Augmentation,
@@ -125,9 +126,7 @@ class _Taught:
 def _drawn_anew(network: nn.Module, *, generator: torch.Generator) -> nn.Module:
     """A copy with new weights; layers that cannot draw their own keep the old ones."""
     drawn = copy.deepcopy(network)
-    # Layers draw from the global generator only; its state is put back at the end.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
+    with drawing_by(generator):
         for module in drawn.modules():
             draw = getattr(module, "reset_parameters", None)
             if callable(draw):

@@ -24,6 +24,7 @@ from goodnet.detection.losses import (
 )
 from goodnet.detection.roi_align import roi_align
 from goodnet.errors import SettingsError
+from goodnet.modes import drawing_by
 
 STRIDE = 16
 """Pixels of the enlarged image for each cell of the last feature map."""
@@ -355,7 +356,5 @@ def build_detector(settings: FasterRCNNSettings, *, generator: torch.Generator) 
         settings: What it looks like.
         generator: Seeds the weights; the global state is left as it was.
     """
-    seed = int(torch.randint(2**62, (1,), generator=generator))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with drawing_by(generator):
         return FasterRCNN(settings)

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from goodnet.errors import SettingsError
+from goodnet.modes import drawing_by
 from goodnet.networks.alexnet import AlexNet
 from goodnet.networks.deepid import DeepID
 from goodnet.networks.preact_resnet import PreActResNet18
@@ -40,8 +41,5 @@ def build_network(
         raise SettingsError(
             "architecture", architecture, f"choose one of: {', '.join(ARCHITECTURES)}"
         )
-    seed = int(torch.randint(2**62, (1,), generator=generator))
-    with torch.random.fork_rng(devices=[]):
-        # The layers' own initialisers read the global generator only.
-        torch.manual_seed(seed)
+    with drawing_by(generator):
         return ARCHITECTURES[architecture](classes, size, **options)
