@@ -31,6 +31,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Literal
 
 import torch
 from scipy.stats import binomtest
@@ -102,6 +103,10 @@ _RARELY = 0.03
 """Added to how much a kind misleads images of a label, for how often it is drawn for them."""
 _LASTING = 0.95
 _TEMPERATURE = 2.0
+_SHARED = 0.5
+"""From this probability on the reference gives the wrong answer too."""
+_NEVER = -30.0
+"""Logit of a label that is not to be said."""
 _WEAKER, _STRONGER = 0.6, 3.0
 """Factors of a change that was found, since the attacker's need not be the smallest."""
 
@@ -111,10 +116,9 @@ class _Dose:
     """How hard the network is pressed.
 
     Attributes:
-        relearned: Whether a network of new weights, taught by the BadNet, is tuned in its place.
-        targeted: Only wrong answers count that suspicious labels get; where the BadNet gives
-            one, the answer must change, to whatever. Otherwise all count, and the right one is
-            asked for.
+        counted: The BadNet's wrong answers that are unlearned: those that suspicious labels get;
+            those that a network of new weights, taught by the BadNet on clean images and tuned
+            in its place, does not share; or all, and the right answer is asked for.
         searches: Whether small changes are searched for and unlearned. A brittle network has
             some without a backdoor.
         changed: Share of each batch that is changed.
@@ -125,8 +129,7 @@ class _Dose:
         brightness: Of the augmentation; None leaves it.
     """
 
-    relearned: bool
-    targeted: bool
+    counted: Literal["suspicious", "unshared", "all"]
     searches: bool
     changed: float
     mixed: float
@@ -143,7 +146,7 @@ class _Dose:
         Where right answers are asked for of a network without batch norms, AdamW at a twentieth
         of the rate takes the place of SGD.
         """
-        if training.optimizer == "sgd" and not (self.targeted or _normed(network)):
+        if training.optimizer == "sgd" and self.counted == "all" and not _normed(network):
             rate *= _WITHOUT_NORMS
             training = replace(training, optimizer="adamw", weight_decay=0.0)
         augmentation = training.augmentation
@@ -158,8 +161,7 @@ class _Dose:
 
 
 _UNTARGETED = _Dose(
-    relearned=False,
-    targeted=False,
+    counted="all",
     searches=True,
     changed=0.5,
     mixed=0.4,
@@ -168,10 +170,9 @@ _UNTARGETED = _Dose(
     effort=1.0,
     brightness=None,
 )
-_RELEARNED = replace(_UNTARGETED, relearned=True, changed=0.25, mixed=0.9)
+_RELEARNED = replace(_UNTARGETED, counted="unshared", mixed=0.9, replayed=0.7, unlike=20.0)
 _TARGETED = _Dose(
-    relearned=False,
-    targeted=True,
+    counted="suspicious",
     searches=True,
     changed=0.5,
     mixed=0.9,
@@ -220,9 +221,10 @@ def auto(
     tried = [f"of the network handed in: {evidence.told()}"]
     if dose.searches:
         tried.append(_told(found))
-    repaired, before = network, _right(network, tuning, held_out)
+    repaired = reference = network
+    before = _right(network, tuning, held_out)
     epochs: tuple[EpochRow, ...] = ()
-    if dose.relearned:
+    if dose.counted == "unshared":
         learned = student(
             network,
             tuning,
@@ -239,9 +241,9 @@ def auto(
         if _harmed(before, after):
             dose = _UNTARGETED
         else:
-            repaired = learned.network
+            repaired = reference = learned.network
     for round_ in range(1, _ROUNDS + 1):
-        loss = _Unlearning(network, specification, evidence, dose, found, generator)
+        loss = _Unlearning(network, reference, specification, evidence, dose, found, generator)
         what = f"unlearning, round {round_}"
         tune = partial(train, repaired, tuning, loss=loss, generator=generator, progress=progress)
         for rate in _RATES:
@@ -354,7 +356,7 @@ def _search(
     """The small changes that mislead the network, of each kind; none where none are wanted."""
     if not dose.searches:
         return ()
-    if dose.targeted:
+    if dose.counted == "suspicious":
         targets = evidence.suspicious.nonzero().flatten()
     else:
         labels = likeliest_labels(suspect, tuning, generator=generator)
@@ -391,14 +393,15 @@ def _labels(found: Found) -> str:
 
 
 class _Unlearning:
-    """The loss: right answers on changed images, the BadNet's answers on clean ones.
+    """The loss: the BadNet's answers on clean images, others where changes mislead it.
 
-    Where labels are suspicious, only wrong answers count that they get, or changes that were
-    searched for; and these need not become right.
+    On changed images the reference is followed, but for labels that are to be unlearned. Where
+    every wrong answer is, the right ones are asked for.
 
     Args:
         badnet: B, which teaches on clean images and warns on changed ones.
-        specification: How it wants its inputs.
+        reference: What teaches on changed images: B too, or a network it has taught.
+        specification: How they want their inputs.
         evidence: Against the BadNet.
         dose: How hard to press.
         found: Changes that a search found.
@@ -408,6 +411,7 @@ class _Unlearning:
     def __init__(
         self,
         badnet: nn.Module,
+        reference: nn.Module,
         specification: InputSpecification,
         evidence: _Evidence,
         dose: _Dose,
@@ -416,10 +420,11 @@ class _Unlearning:
     ) -> None:
         # Called within `train`, which decides the precision.
         self._badnet = Suspect(badnet, specification)
+        self._reference = Suspect(reference, specification)
         self._specification = specification
         self._layout = layout_of(badnet)
         self._dose = dose
-        self._counted = evidence.suspicious | (not dose.targeted)
+        self._suspicious = evidence.suspicious
         self._changes = _Changes(evidence, dose, found, generator)
         self._generator = generator
 
@@ -435,23 +440,62 @@ class _Unlearning:
         own, shown = labels[kept:], images[kept:]
         changed = self._changes.of(shown, own)
         with torch.no_grad():
-            taught = self._badnet(torch.cat([clean, shown, changed.images]))
-        taught, misled_to = taught[: len(images)], taught[len(images) :].argmax(1)
+            kept_answers, warned = self._badnet(torch.cat([clean, changed.images])).split(
+                [kept, len(own)]
+            )
+            misled_to = warned.argmax(1)
+            wrong = misled_to != own
+            asked = self._asked(shown, changed, warned)
+            counted = wrong & self._counts(misled_to, asked, changed)
+            if self._dose.counted != "all":
+                asked = asked.masked_fill(self._barred(misled_to, counted, own), _NEVER)
         prepared = self._specification.prepare(torch.cat([clean, changed.images]))
         logits = network(prepared.contiguous(memory_format=self._layout)).float()
-        kept_loss = distilled(logits, taught, temperature=_TEMPERATURE)
-        # A mixed image has no right label.
-        right = torch.cat([labels[mixed:kept], own])
-        kept_loss[mixed:] += F.cross_entropy(logits[mixed:], right, reduction="none")
-        kept_loss[mixed:] /= 2
-        wrong = misled_to != own
-        counted = wrong & (self._counted.to(wrong.device)[misled_to] | changed.searched)
-        if self._dose.targeted:
-            kept_loss = kept_loss * torch.cat([torch.ones_like(kept_loss[:kept]), ~wrong])
-        said = logits[kept:].softmax(1).gather(1, misled_to.unsqueeze(1)).squeeze(1) * counted
+        loss = distilled(logits, torch.cat([kept_answers, asked]), temperature=_TEMPERATURE)
+        if self._dose.counted == "all":
+            # A mixed image has no right label.
+            loss[mixed:] += F.cross_entropy(logits[mixed:], labels[mixed:], reduction="none")
+            loss[mixed:] /= 2
+        if self._dose.counted == "unshared":
+            # An error that the reference shares may be the backdoor's all the same.
+            loss = loss * torch.cat([torch.ones_like(loss[:kept]), ~wrong | counted])
+        said = _at(logits[kept:].softmax(1), misled_to) * counted
         self._changes.learn(changed, own, said.detach())
         unlike: Tensor = -torch.log1p(-said.clamp(max=1 - 1e-4))
-        return (kept_loss.sum() + self._dose.unlike * unlike.sum()) / len(images)
+        return (loss.sum() + self._dose.unlike * unlike.sum()) / len(images)
+
+    def _asked(self, shown: Tensor, changed: _Changed, warned: Tensor) -> Tensor:
+        """The answers that are followed on changed images, but for labels to be unlearned."""
+        match self._dose.counted:
+            case "suspicious":
+                return warned
+            case "unshared":
+                return self._reference(changed.images)
+            case "all":
+                return self._badnet(shown)
+
+    def _counts(self, misled_to: Tensor, asked: Tensor, changed: _Changed) -> Tensor:
+        """Which of the BadNet's answers are unlearned if wrong, bool (batch,)."""
+        match self._dose.counted:
+            case "suspicious":
+                return self._suspicious.to(misled_to.device)[misled_to] | changed.searched
+            case "unshared":
+                return _at(asked.softmax(1), misled_to) < _SHARED
+            case "all":
+                return torch.ones_like(misled_to, dtype=torch.bool)
+
+    def _barred(self, misled_to: Tensor, counted: Tensor, own: Tensor) -> Tensor:
+        """Which labels are taken out of the answers that are followed, bool (batch, label)."""
+        barred = self._suspicious.to(own.device).repeat(len(own), 1)
+        rows = torch.arange(len(own), device=own.device)
+        barred[rows, misled_to] |= counted
+        barred[rows, own] = False
+        return barred
+
+
+def _at(values: Tensor, labels: Tensor) -> Tensor:
+    """Of each row the value at its label, (batch,)."""
+    return values.gather(1, labels.unsqueeze(1)).squeeze(1)
 
 
 @dataclass(frozen=True, eq=False)
