@@ -12,7 +12,18 @@ from torch import Tensor, nn
 from goodnet.data.images import ImageSet
 from goodnet.data.roles import CleanData
 from goodnet.defenses import DEFENSES, DefenseSettings
-from goodnet.defenses.auto import _TARGETED, _UNTARGETED, AUTO, _harmed
+from goodnet.defenses.auto import (
+    _NEVER,
+    _RELEARNED,
+    _TARGETED,
+    _UNTARGETED,
+    AUTO,
+    _Changed,
+    _Dose,
+    _Evidence,
+    _harmed,
+    _Unlearning,
+)
 from goodnet.formats.specification import InputSpecification
 from goodnet.probes import Suspicion
 from goodnet.training import Training, TrainingSettings, no_progress, train
@@ -151,3 +162,93 @@ def test_with_norms_and_many_images_auto_learns_the_answers_anew(
 def nothing_suspicious(*_: Any, classes: int, **__: Any) -> Suspicion:
     nothing = torch.zeros(classes)
     return Suspicion((), nothing.to(torch.int64), nothing, nothing)
+
+
+class TwoAnswers(nn.Module):
+    """One answer to dark images, another to bright ones."""
+
+    def __init__(self, dark: tuple[float, ...], bright: tuple[float, ...]) -> None:
+        super().__init__()
+        self.register_buffer("answers", torch.tensor([dark, bright]))
+
+    def forward(self, images: Tensor) -> Tensor:
+        bright = images.flatten(1).mean(1) > 0.5
+        return self.get_buffer("answers")[bright.long()]
+
+
+class Brightened:
+    """Stands for `_Changes`: every image becomes bright."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def of(self, images: Tensor, _labels: Tensor) -> _Changed:
+        return _Changed(torch.ones_like(images), torch.zeros(len(images), dtype=torch.bool), [])
+
+    def learn(self, *_: Any) -> None:
+        pass
+
+
+DARK, BADNET = (4.0, 0.0, 1.0), (1.0, 2.0, 5.0)
+"""Logits of the BadNet: 0 of dark images, which is right, and 2 of bright ones."""
+WITHOUT_2 = (1.0, 2.0, _NEVER)
+
+
+def cost_of(
+    answer: tuple[float, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    dose: _Dose,
+    *,
+    suspicious: tuple[int, ...] = (),
+    reference: tuple[float, ...] = BADNET,
+    label: int = 0,
+) -> float:
+    """Loss of a network that says `answer` of changed images and is the BadNet on others."""
+    monkeypatch.setattr(import_module("goodnet.defenses.auto"), "_Changes", Brightened)
+    suspected = torch.zeros(3, dtype=torch.bool)
+    suspected[list(suspicious)] = True
+    loss = _Unlearning(
+        TwoAnswers(DARK, BADNET),
+        TwoAnswers(DARK, reference),
+        InputSpecification(SIZE),
+        _Evidence(dose, (), torch.zeros(0), suspected),
+        dose,
+        (),
+        torch.Generator().manual_seed(0),
+    )
+    labels = torch.full((8,), label)
+    return float(loss(TwoAnswers(DARK, answer), torch.zeros(8, *SIZE), labels, torch.arange(8)))
+
+
+def test_what_is_followed_is_the_badnet_but_for_suspicious_labels(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def cost(answer: tuple[float, ...], **how: Any) -> float:
+        return cost_of(answer, monkeypatch, _TARGETED, **how)
+
+    assert cost(WITHOUT_2, suspicious=(2,)) == pytest.approx(0.0, abs=1e-3)
+    assert cost(BADNET, suspicious=(2,)) > 10  # still says 2
+    assert cost((9.0, 2.0, _NEVER), suspicious=(2,)) > 1  # right, and another answer all the same
+    assert cost((1.0, _NEVER, 5.0), suspicious=(1,)) == pytest.approx(0.0, abs=1e-3)
+    assert cost(BADNET, suspicious=(2,), label=2) == pytest.approx(0.0, abs=1e-3)  # is right
+
+
+def test_errors_that_a_student_does_not_share_are_unlearned(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def cost(answer: tuple[float, ...], reference: tuple[float, ...]) -> float:
+        return cost_of(answer, monkeypatch, _RELEARNED, reference=reference)
+
+    sound = (3.0, 0.0, 2.0)
+    assert cost((3.0, 0.0, _NEVER), sound) == pytest.approx(0.0, abs=1e-3)
+    assert cost(BADNET, sound) > 10
+    # 2 may be an error that any network makes, or the backdoor's: it is left alone.
+    assert cost(BADNET, BADNET) == cost(sound, BADNET) == pytest.approx(0.0, abs=1e-3)
+
+
+def test_where_every_error_counts_the_right_answer_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    costs = [cost_of(answer, monkeypatch, _UNTARGETED) for answer in (DARK, WITHOUT_2, BADNET)]
+    assert costs == sorted(costs)
+    assert costs[0] < 0.2

@@ -7,14 +7,16 @@ changes that give many images one wrong label show where a backdoor leads, if th
 made surer of that label than of others too (see probes/suspicion.py). Then
 
 - such labels are unlearned: on images that random changes, or small ones that a search finds,
-  lead there, the answer has to be another, whatever it is;
-- where there is none, the backdoor may lead from each class elsewhere, or to anything; with
-  images enough every change that misleads the BadNet is unlearned, and the right answer asked for;
-  with more of them by a network of new weights, which has learned the BadNet's answers on clean
-  images first: little of such a backdoor is passed on;
+  lead there, the answer has to be the one the BadNet would give without that label;
+- where there is none, the backdoor may lead from each class elsewhere, or to anything. With images
+  enough a network of new weights learns the BadNet's answers on clean images first: little of such
+  a backdoor is passed on. Errors of the BadNet that this student does not share are then unlearned
+  in it. Of fewer images every change that misleads the BadNet is unlearned, and the right answer
+  asked for;
 - with few images nothing is done without a reason: a clean network would only lose by it.
 
-On clean images the network keeps to the BadNet's answers. Then the search is made anew on what
+On clean images the network keeps to the BadNet's answers, and on changed ones too where these are
+not unlearned: what is not the backdoor's is not to change. Then the search is made anew on what
 came out; where it still finds a small change, tuning goes on.
 
 Sources of the parts: Wang et al. 2019, Neural Cleanse (search, and unlearning by right labels);
