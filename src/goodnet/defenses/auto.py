@@ -129,6 +129,8 @@ class _Dose:
         unlike: Weight of not answering as the BadNet is misled to.
         effort: Factor of the learning rate and of the least number of steps.
         brightness: Of the augmentation; None leaves it.
+        runs: How often the network is tuned from the same weights; the mean is taken, since of
+            few images what a run gives depends much on its draws.
     """
 
     counted: Literal["suspicious", "unshared", "all"]
@@ -139,6 +141,7 @@ class _Dose:
     unlike: float
     effort: float
     brightness: float | None
+    runs: int
 
     def of(
         self, network: nn.Module, training: TrainingSettings, *, rate: float
@@ -171,6 +174,7 @@ _UNTARGETED = _Dose(
     unlike=4.0,
     effort=1.0,
     brightness=None,
+    runs=1,
 )
 _RELEARNED = replace(_UNTARGETED, counted="unshared", mixed=0.9, replayed=0.7, unlike=20.0)
 _TARGETED = _Dose(
@@ -182,8 +186,9 @@ _TARGETED = _Dose(
     unlike=20.0,
     effort=1.0,
     brightness=0.7,
+    runs=1,
 )
-_TARGETED_OF_FEW = replace(_TARGETED, searches=False, unlike=8.0, effort=0.5)
+_TARGETED_OF_FEW = replace(_TARGETED, searches=False, unlike=8.0, effort=0.5, runs=2)
 
 
 def auto(
@@ -245,20 +250,24 @@ def auto(
         else:
             repaired = reference = learned.network
     for round_ in range(1, _ROUNDS + 1):
-        loss = _Unlearning(network, reference, specification, evidence, dose, found, generator)
         what = f"unlearning, round {round_}"
-        tune = partial(train, repaired, tuning, loss=loss, generator=generator, progress=progress)
+        unlearning = partial(
+            _Unlearning, network, reference, specification, evidence, dose, found, generator
+        )
+        tune = partial(train, repaired, tuning, generator=generator, progress=progress)
         for rate in _RATES:
             average = Average()
-            training = tune(
-                dose.of(network, settings.training, rate=rate),
-                held_out=held_out,
-                after_step=average,
-                keep_last=True,
-                what=what,
-            )
+            for _ in range(dose.runs):
+                training = tune(
+                    dose.of(network, settings.training, rate=rate),
+                    loss=unlearning(),
+                    held_out=held_out,
+                    after_step=average,
+                    keep_last=True,
+                    what=what,
+                )
+                epochs += training.epochs
             tuned = average.of(training.network)
-            epochs += training.epochs
             after = _right(tuned, tuning, held_out)
             share = _share(after[len(tuning) :])
             tried.append(f"after {what}, {share} of held-out images are right")
@@ -398,7 +407,8 @@ class _Unlearning:
     """The loss: the BadNet's answers on clean images, others where changes mislead it.
 
     On changed images the reference is followed, but for labels that are to be unlearned. Where
-    every wrong answer is, the right ones are asked for.
+    every wrong answer is, the right ones are asked for. Labels are learned too, but not where some
+    are suspicious: there images may be few, and would be learned by heart.
 
     Args:
         badnet: B, which teaches on clean images and warns on changed ones.
@@ -454,10 +464,8 @@ class _Unlearning:
         prepared = self._specification.prepare(torch.cat([clean, changed.images]))
         logits = network(prepared.contiguous(memory_format=self._layout)).float()
         loss = distilled(logits, torch.cat([kept_answers, asked]), temperature=_TEMPERATURE)
-        if self._dose.counted == "all":
-            # A mixed image has no right label.
-            loss[mixed:] += F.cross_entropy(logits[mixed:], labels[mixed:], reduction="none")
-            loss[mixed:] /= 2
+        right = F.cross_entropy(logits, labels, reduction="none")
+        loss = torch.where(self._labelled(wrong, mixed, kept), (loss + right) / 2, loss)
         if self._dose.counted == "unshared":
             # An error that the reference shares may be the backdoor's all the same.
             loss = loss * torch.cat([torch.ones_like(loss[:kept]), ~wrong | counted])
@@ -485,6 +493,12 @@ class _Unlearning:
                 return _at(asked.softmax(1), misled_to) < _SHARED
             case "all":
                 return torch.ones_like(misled_to, dtype=torch.bool)
+
+    def _labelled(self, wrong: Tensor, mixed: int, kept: int) -> Tensor:
+        """Of which images the right label is learned, bool (batch,); a mixed one has none."""
+        labelled = torch.arange(kept, device=wrong.device) >= mixed
+        labelled = torch.cat([labelled, ~wrong | (self._dose.counted == "all")])
+        return labelled & (self._dose.counted != "suspicious")
 
     def _barred(self, misled_to: Tensor, counted: Tensor, own: Tensor) -> Tensor:
         """Which labels are taken out of the answers that are followed, bool (batch, label)."""
