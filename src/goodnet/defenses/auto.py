@@ -453,61 +453,76 @@ class _Unlearning:
         own, shown = labels[kept:], images[kept:]
         changed = self._changes.of(shown, own)
         with torch.no_grad():
-            kept_answers, warned = self._badnet(torch.cat([clean, changed.images])).split(
-                [kept, len(own)]
-            )
-            misled_to = warned.argmax(1)
-            wrong = misled_to != own
-            asked = self._asked(shown, changed, warned)
-            counted = wrong & self._counts(misled_to, asked, changed)
-            if self._dose.counted != "all":
-                asked = asked.masked_fill(self._barred(misled_to, counted, own), _NEVER)
+            taught = self._badnet(torch.cat([clean, changed.images]))
+            misled_to = taught[kept:].argmax(1)
+            lesson = self._lesson(shown, changed, taught[kept:], misled_to, own)
         prepared = self._specification.prepare(torch.cat([clean, changed.images]))
         logits = network(prepared.contiguous(memory_format=self._layout)).float()
-        loss = distilled(logits, torch.cat([kept_answers, asked]), temperature=_TEMPERATURE)
+        taught = torch.cat([taught[:kept], lesson.answers])
+        loss = distilled(logits, taught, temperature=_TEMPERATURE)
+        # A mixed image has no right label.
+        plain = torch.arange(kept, device=labels.device) >= mixed
+        plain &= self._dose.counted != "suspicious"
         right = F.cross_entropy(logits, labels, reduction="none")
-        loss = torch.where(self._labelled(wrong, mixed, kept), (loss + right) / 2, loss)
-        if self._dose.counted == "unshared":
-            # An error that the reference shares may be the backdoor's all the same.
-            loss = loss * torch.cat([torch.ones_like(loss[:kept]), ~wrong | counted])
-        said = _at(logits[kept:].softmax(1), misled_to) * counted
+        loss = torch.where(torch.cat([plain, lesson.labelled]), (loss + right) / 2, loss)
+        said = _at(logits[kept:].softmax(1), misled_to) * lesson.counted
         self._changes.learn(changed, own, said.detach())
         unlike: Tensor = -torch.log1p(-said.clamp(max=1 - 1e-4))
-        return (loss.sum() + self._dose.unlike * unlike.sum()) / len(images)
+        total = loss[:kept].sum() + loss[kept:][lesson.followed].sum()
+        return (total + self._dose.unlike * unlike.sum()) / len(images)
 
-    def _asked(self, shown: Tensor, changed: _Changed, warned: Tensor) -> Tensor:
-        """The answers that are followed on changed images, but for labels to be unlearned."""
+    def _lesson(
+        self, shown: Tensor, changed: _Changed, warned: Tensor, misled_to: Tensor, own: Tensor
+    ) -> _Lesson:
+        """What is asked for on changed images.
+
+        Args:
+            shown: The images before they were changed.
+            changed: The same after.
+            warned: The BadNet's answers to these.
+            misled_to: Its labels.
+            own: The right ones.
+        """
+        wrong = misled_to != own
+        every = torch.ones_like(wrong)
         match self._dose.counted:
             case "suspicious":
-                return warned
+                suspicious = self._suspicious.to(wrong.device)
+                counted = wrong & (suspicious[misled_to] | changed.searched)
+                barred = suspicious | _only(misled_to, counted, len(suspicious))
+                barred &= ~_only(own, every, len(suspicious))
+                return _Lesson(warned.masked_fill(barred, _NEVER), every, counted, ~every)
             case "unshared":
-                return self._reference(changed.images)
+                answers = self._reference(changed.images)
+                counted = wrong & (_at(answers.softmax(1), misled_to) < _SHARED)
+                barred = _only(misled_to, counted, answers.shape[1])
+                # An error that the reference shares may be the backdoor's all the same.
+                followed = ~wrong | counted
+                return _Lesson(answers.masked_fill(barred, _NEVER), followed, counted, ~wrong)
             case "all":
-                return self._badnet(shown)
+                return _Lesson(self._badnet(shown), every, wrong, every)
 
-    def _counts(self, misled_to: Tensor, asked: Tensor, changed: _Changed) -> Tensor:
-        """Which of the BadNet's answers are unlearned if wrong, bool (batch,)."""
-        match self._dose.counted:
-            case "suspicious":
-                return self._suspicious.to(misled_to.device)[misled_to] | changed.searched
-            case "unshared":
-                return _at(asked.softmax(1), misled_to) < _SHARED
-            case "all":
-                return torch.ones_like(misled_to, dtype=torch.bool)
 
-    def _labelled(self, wrong: Tensor, mixed: int, kept: int) -> Tensor:
-        """Of which images the right label is learned, bool (batch,); a mixed one has none."""
-        labelled = torch.arange(kept, device=wrong.device) >= mixed
-        labelled = torch.cat([labelled, ~wrong | (self._dose.counted == "all")])
-        return labelled & (self._dose.counted != "suspicious")
+@dataclass(frozen=True, eq=False)
+class _Lesson:
+    """What is asked for on changed images.
 
-    def _barred(self, misled_to: Tensor, counted: Tensor, own: Tensor) -> Tensor:
-        """Which labels are taken out of the answers that are followed, bool (batch, label)."""
-        barred = self._suspicious.to(own.device).repeat(len(own), 1)
-        rows = torch.arange(len(own), device=own.device)
-        barred[rows, misled_to] |= counted
-        barred[rows, own] = False
-        return barred
+    Attributes:
+        answers: Logits to come close to, float32 (batch, label).
+        followed: On which images, bool (batch,).
+        counted: On which the BadNet's label is unlearned, bool (batch,).
+        labelled: On which the right label is learned, bool (batch,).
+    """
+
+    answers: Tensor
+    followed: Tensor
+    counted: Tensor
+    labelled: Tensor
+
+
+def _only(labels: Tensor, chosen: Tensor, classes: int) -> Tensor:
+    """Of each row that is chosen its label alone, bool (batch, classes)."""
+    return F.one_hot(labels, classes).bool() & chosen.unsqueeze(1)
 
 
 def _at(values: Tensor, labels: Tensor) -> Tensor:
