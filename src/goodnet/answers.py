@@ -18,6 +18,11 @@ def device_of(network: nn.Module) -> torch.device:
     return next(network.parameters(), torch.empty(0)).device
 
 
+def probabilities_of(labels: Tensor, logits: Tensor) -> Tensor:
+    """How likely each row of logits (batch, N) makes its label, float32 (batch,)."""
+    return logits.softmax(1).gather(1, labels.unsqueeze(1)).squeeze(1)
+
+
 @torch.no_grad()
 def answers(
     network: nn.Module, data: Batches, *, batch_size: int = INFERENCE_BATCH

@@ -41,7 +41,7 @@ from scipy.stats import binomtest
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from goodnet.answers import rightly_named
+from goodnet.answers import probabilities_of, rightly_named
 from goodnet.data.roles import CleanData, require_clean
 from goodnet.defenses.averaging import Average
 from goodnet.defenses.distillation import between, distilled, student
@@ -258,9 +258,10 @@ def auto(
         tune = partial(train, repaired, tuning, generator=generator, progress=progress)
         for rate in _RATES:
             average = Average()
+            how = dose.of(network, settings.training, rate=rate)
             for _ in range(dose.runs):
                 training = tune(
-                    dose.of(network, settings.training, rate=rate),
+                    how,
                     loss=unlearning(),
                     held_out=held_out,
                     after_step=average,
@@ -433,7 +434,7 @@ class _Unlearning:
     ) -> None:
         # Called within `train`, which decides the precision.
         self._badnet = Suspect(badnet, specification)
-        self._reference = Suspect(reference, specification)
+        self._reference = self._badnet if reference is badnet else Suspect(reference, specification)
         self._specification = specification
         self._layout = layout_of(badnet)
         self._dose = dose
@@ -465,7 +466,7 @@ class _Unlearning:
         plain &= self._dose.counted != "suspicious"
         right = F.cross_entropy(logits, labels, reduction="none")
         loss = torch.where(torch.cat([plain, lesson.labelled]), (loss + right) / 2, loss)
-        said = _at(logits[kept:].softmax(1), misled_to) * lesson.counted
+        said = probabilities_of(misled_to, logits[kept:]) * lesson.counted
         self._changes.learn(changed, own, said.detach())
         unlike: Tensor = -torch.log1p(-said.clamp(max=1 - 1e-4))
         total = loss[:kept].sum() + loss[kept:][lesson.followed].sum()
@@ -489,12 +490,12 @@ class _Unlearning:
             case "suspicious":
                 suspicious = self._suspicious.to(wrong.device)
                 counted = wrong & (suspicious[misled_to] | changed.searched)
-                barred = suspicious | _only(misled_to, counted, len(suspicious))
-                barred &= ~_only(own, every, len(suspicious))
+                barred = suspicious | _only(misled_to, counted, warned.shape[1])
+                barred = barred.scatter(1, own.unsqueeze(1), value=False)
                 return _Lesson(warned.masked_fill(barred, _NEVER), every, counted, ~every)
             case "unshared":
                 answers = self._reference(changed.images)
-                counted = wrong & (_at(answers.softmax(1), misled_to) < _SHARED)
+                counted = wrong & (probabilities_of(misled_to, answers) < _SHARED)
                 barred = _only(misled_to, counted, answers.shape[1])
                 # An error that the reference shares may be the backdoor's all the same.
                 followed = ~wrong | counted
@@ -523,11 +524,6 @@ class _Lesson:
 def _only(labels: Tensor, chosen: Tensor, classes: int) -> Tensor:
     """Of each row that is chosen its label alone, bool (batch, classes)."""
     return F.one_hot(labels, classes).bool() & chosen.unsqueeze(1)
-
-
-def _at(values: Tensor, labels: Tensor) -> Tensor:
-    """Of each row the value at its label, (batch,)."""
-    return values.gather(1, labels.unsqueeze(1)).squeeze(1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from goodnet.answers import probabilities_of
 from goodnet.data.roles import CleanData, require_clean
 from goodnet.defenses.repaired import DefenseSettings, Repaired
 from goodnet.formats.specification import InputSpecification
@@ -72,7 +73,7 @@ def _unlearning(old: nn.Module, specification: InputSpecification, limit: float)
             misled_to = old(changed).argmax(1)
         logits = tuned(torch.cat([inputs, changed])).float()
         clean, after = logits.split(len(inputs))
-        said = F.softmax(after, 1).gather(1, misled_to.unsqueeze(1)).squeeze(1)
+        said = probabilities_of(misled_to, after)
         unlearned = -torch.log1p(-said.clamp(max=1 - 1e-6))
         misled = misled_to != labels
         total: Tensor = F.cross_entropy(clean, labels) + (unlearned * misled).sum() / len(labels)
