@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
@@ -13,19 +14,22 @@ from goodnet.data.images import ImageSet
 from goodnet.data.roles import CleanData
 from goodnet.defenses import DEFENSES, DefenseSettings
 from goodnet.defenses.auto import (
+    _LITTLE,
     _NEVER,
     _RELEARNED,
     _TARGETED,
+    _TARGETED_OF_FEW,
     _UNTARGETED,
     AUTO,
     _Changed,
     _Dose,
     _Evidence,
     _harmed,
+    _still_led,
     _Unlearning,
 )
 from goodnet.formats.specification import InputSpecification
-from goodnet.probes import Suspicion
+from goodnet.probes import Probe, Suspect, Suspicion, Universal
 from goodnet.training import Training, TrainingSettings, no_progress, train
 
 SIZE = (1, 2, 2)
@@ -252,3 +256,86 @@ def test_where_every_error_counts_the_right_answer_is_asked_for(
     costs = [cost_of(answer, monkeypatch, _UNTARGETED) for answer in (DARK, WITHOUT_2, BADNET)]
     assert costs == sorted(costs)
     assert costs[0] < 0.2
+
+
+@dataclass(frozen=True)
+class Bright(Probe):
+    """Every image becomes bright, whatever the numbers."""
+
+    name = "bright"
+
+    @property
+    def length(self) -> int:
+        return 1
+
+    def change(self, images: Tensor, _numbers: Tensor) -> Tensor:
+        return torch.ones_like(images)
+
+
+def evidence_of(*, leading: int, suspicious: int) -> _Evidence:
+    """Three changes that lead to label `leading`; another may be suspected."""
+    universal = Universal(
+        Bright(SIZE), torch.full((3,), leading), torch.rand(3, 1), torch.ones(3), tried=10
+    )
+    suspected = torch.arange(3) == suspicious
+    return _Evidence(_TARGETED_OF_FEW, (universal,), torch.ones(1), suspected)
+
+
+@pytest.mark.parametrize(
+    ("answer", "leading", "suspicious", "left"),
+    [
+        (BADNET, 2, 2, 0.936),  # softmax of 1, 2, 5
+        (WITHOUT_2, 2, 2, 0.0),
+        (BADNET, 1, 2, 0.0),  # no change that was found leads there
+        (BADNET, 1, 1, 0.0),  # it led there once, and new ones lead elsewhere
+    ],
+)
+def test_how_much_is_left_is_asked_of_new_changes(
+    answer: tuple[float, ...], leading: int, suspicious: int, left: float
+) -> None:
+    images = ImageSet("dark", SIZE, torch.zeros(8, *SIZE), torch.zeros(8, dtype=torch.int64))
+    specification = InputSpecification(SIZE)
+    badnet, repaired = (
+        Suspect(TwoAnswers(DARK, bright), specification) for bright in (BADNET, answer)
+    )
+    found = _still_led(
+        badnet,
+        repaired,
+        CleanData(images, specification),
+        evidence_of(leading=leading, suspicious=suspicious),
+        generator=torch.Generator().manual_seed(0),
+    )
+    assert found == pytest.approx(left, abs=1e-3)
+
+
+@pytest.mark.parametrize(("left", "weights"), [(_LITTLE, [8.0]), (2 * _LITTLE, [8.0, 12.0])])
+def test_of_few_images_it_presses_harder_where_something_is_left(
+    monkeypatch: pytest.MonkeyPatch, left: float, weights: list[float]
+) -> None:
+    module = import_module("goodnet.defenses.auto")
+    pressed = []
+
+    class Spied(_Unlearning):
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
+            pressed.append(self._dose.unlike)
+
+    def one_label(*_: Any, classes: int, **__: Any) -> Suspicion:
+        scores = (torch.arange(classes) == 1).float()
+        return Suspicion((), scores.to(torch.int64), scores, scores)
+
+    monkeypatch.setattr(module, "_Unlearning", Spied)
+    monkeypatch.setattr(module, "suspicion", one_label)
+    monkeypatch.setattr(module, "_still_led", lambda *_, **__: left)
+    found = DEFENSES["auto"](
+        network_of(normed=False),
+        numbered(0, 40),
+        numbered(40, 48),
+        DefenseSettings(training=TrainingSettings(epochs=1, learning_rate=1e-3)),
+        generator=torch.Generator().manual_seed(0),
+        progress=no_progress,
+    )
+    assert pressed == [weight for weight in weights for _ in range(_TARGETED_OF_FEW.runs)]
+    assert f"then changes that led there still do so with {left:.1%}" in found.stopped
+    # Then a search for small changes helps it: of the BadNet, and of what came out.
+    assert found.stopped.count("mislead") == (2 if left > _LITTLE else 0)

@@ -42,6 +42,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from goodnet.answers import probabilities_of, rightly_named
+from goodnet.data.images import as_float
 from goodnet.data.roles import CleanData, require_clean
 from goodnet.defenses.averaging import Average
 from goodnet.defenses.distillation import between, distilled, student
@@ -100,6 +101,12 @@ changed images: how long its gradients are depends on its weights and inputs."""
 _SEARCHED = 0.3
 """Share of the changed images whose change was searched for, where any was found."""
 _REMEMBERED = 256
+_ASKED, _AT_ONCE = 1024, 256
+"""New changes of each kind that a repaired network is asked about, and how many at a time."""
+_OFF = 0.05
+"""How far they are drawn from such as led the BadNet astray."""
+_LITTLE, _HARDER = 0.01, 1.5
+"""What is left of a backdoor where tuning stops, and the factor of `unlike` where it goes on."""
 _OTHER_LABEL = 0.1
 """How likely a change that misled images of one label is tried again on one of another."""
 _RARELY = 0.03
@@ -177,7 +184,9 @@ _UNTARGETED = _Dose(
     brightness=None,
     runs=1,
 )
-_RELEARNED = replace(_UNTARGETED, counted="unshared", mixed=0.9, replayed=0.7, unlike=20.0)
+_RELEARNED = replace(
+    _UNTARGETED, counted="unshared", mixed=0.9, replayed=0.7, unlike=30.0, effort=0.5
+)
 _TARGETED = _Dose(
     counted="suspicious",
     searches=True,
@@ -225,9 +234,10 @@ def auto(
     search = partial(
         _search, tuning=tuning, evidence=evidence, dose=dose, generator=generator, progress=progress
     )
-    found = search(suspect)
     tried = [f"of the network handed in: {evidence.told()}"]
+    found: tuple[Found, ...] = ()
     if dose.searches:
+        found = search(suspect)
         tried.append(_told(found))
     repaired = reference = network
     before = _right(network, tuning, held_out)
@@ -277,13 +287,21 @@ def auto(
                 break
             what = f"unlearning, round {round_} again at a fifth of the rate"
         repaired = tuned
-        if not dose.searches:
-            break
-        left = search(Suspect(repaired, specification, precision))
-        tried.append(f"then {_told(left)}")
-        if not any(map(len, left)):
-            break
-        found = (*found, *left)
+        asked = Suspect(repaired, specification, precision)
+        if dose.searches:
+            left = search(asked)
+            tried.append(f"then {_told(left)}")
+            if not any(map(len, left)):
+                break
+            found = (*found, *left)
+        else:
+            still = _still_led(suspect, asked, tuning, evidence, generator=generator)
+            tried.append(f"then changes that led there still do so with {still:.1%}")
+            if still <= _LITTLE:
+                break
+            found = search(suspect)
+            tried.append(_told(found))
+            dose = replace(dose, searches=True, unlike=_HARDER * dose.unlike)
     return Repaired(repaired, stopped="; ".join(tried), epochs=epochs)
 
 
@@ -366,9 +384,7 @@ def _search(
     generator: torch.Generator,
     progress: Progress,
 ) -> tuple[Found, ...]:
-    """The small changes that mislead the network, of each kind; none where none are wanted."""
-    if not dose.searches:
-        return ()
+    """The small changes that mislead the network, of each kind."""
     if dose.counted == "suspicious":
         targets = evidence.suspicious.nonzero().flatten()
     else:
@@ -386,6 +402,40 @@ def _search(
         ).small()
         for probe in searched_probes(tuning.specification.size)
     )
+
+
+@torch.no_grad()
+def _still_led(
+    badnet: Suspect,
+    repaired: Suspect,
+    tuning: CleanData,
+    evidence: _Evidence,
+    *,
+    generator: torch.Generator,
+) -> float:
+    """How likely `repaired` says the label that new changes make the BadNet say.
+
+    The mean over those that lead the BadNet to a suspicious label; 0 where none does. New changes
+    are drawn around the universal ones that do, a little further off than in tuning.
+    """
+    pixels, labels = tuning.pixels(), tuning.labels
+    likely = [torch.zeros(0)]
+    for universal in evidence.universal:
+        leading = universal.leading_to(evidence.suspicious)
+        if not len(leading):
+            continue
+        drawn = torch.randint(len(leading), (_ASKED,), generator=generator)
+        noise = _OFF * torch.randn(_ASKED, universal.probe.length, generator=generator)
+        numbers = (leading.numbers[drawn] + noise).clamp(0.0, 1.0)
+        chosen = torch.randint(len(labels), (_ASKED,), generator=generator)
+        for part, own in zip(numbers.split(_AT_ONCE), chosen.split(_AT_ONCE), strict=True):
+            changed = universal.probe.change(as_float(pixels[own]), part)
+            said = badnet(changed).argmax(1).cpu()
+            led = (said != labels[own]) & evidence.suspicious[said]
+            if led.any():
+                likely.append(probabilities_of(said[led], repaired(changed[led]).cpu()))
+    every = torch.cat(likely)
+    return float(every.mean()) if len(every) else 0.0
 
 
 def _told(found: Sequence[Found]) -> str:
@@ -461,11 +511,10 @@ class _Unlearning:
         logits = network(prepared.contiguous(memory_format=self._layout)).float()
         taught = torch.cat([taught[:kept], lesson.answers])
         loss = distilled(logits, taught, temperature=_TEMPERATURE)
-        # A mixed image has no right label.
-        plain = torch.arange(kept, device=labels.device) >= mixed
-        plain &= self._dose.counted != "suspicious"
-        right = F.cross_entropy(logits, labels, reduction="none")
-        loss = torch.where(torch.cat([plain, lesson.labelled]), (loss + right) / 2, loss)
+        if self._dose.counted != "suspicious":
+            right = F.cross_entropy(logits, labels, reduction="none")
+            # A mixed image has no right label.
+            loss[mixed:] = (loss + right)[mixed:] / 2
         said = probabilities_of(misled_to, logits[kept:]) * lesson.counted
         self._changes.learn(changed, own, said.detach())
         unlike: Tensor = -torch.log1p(-said.clamp(max=1 - 1e-4))
@@ -492,16 +541,16 @@ class _Unlearning:
                 counted = wrong & (suspicious[misled_to] | changed.searched)
                 barred = suspicious | _only(misled_to, counted, warned.shape[1])
                 barred = barred.scatter(1, own.unsqueeze(1), value=False)
-                return _Lesson(warned.masked_fill(barred, _NEVER), every, counted, ~every)
+                return _Lesson(warned.masked_fill(barred, _NEVER), every, counted)
             case "unshared":
                 answers = self._reference(changed.images)
                 counted = wrong & (probabilities_of(misled_to, answers) < _SHARED)
                 barred = _only(misled_to, counted, answers.shape[1])
                 # An error that the reference shares may be the backdoor's all the same.
                 followed = ~wrong | counted
-                return _Lesson(answers.masked_fill(barred, _NEVER), followed, counted, ~wrong)
+                return _Lesson(answers.masked_fill(barred, _NEVER), followed, counted)
             case "all":
-                return _Lesson(self._badnet(shown), every, wrong, every)
+                return _Lesson(self._badnet(shown), every, wrong)
 
 
 @dataclass(frozen=True, eq=False)
@@ -512,13 +561,11 @@ class _Lesson:
         answers: Logits to come close to, float32 (batch, label).
         followed: On which images, bool (batch,).
         counted: On which the BadNet's label is unlearned, bool (batch,).
-        labelled: On which the right label is learned, bool (batch,).
     """
 
     answers: Tensor
     followed: Tensor
     counted: Tensor
-    labelled: Tensor
 
 
 def _only(labels: Tensor, chosen: Tensor, classes: int) -> Tensor:
