@@ -105,8 +105,8 @@ _ASKED, _AT_ONCE = 1024, 256
 """New changes of each kind that a repaired network is asked about, and how many at a time."""
 _OFF = 0.05
 """How far they are drawn from such as led the BadNet astray."""
-_LITTLE, _HARDER = 0.01, 1.5
-"""What is left of a backdoor where tuning stops, and the factor of `unlike` where it goes on."""
+_LITTLE = 0.01
+"""What may be left of a backdoor of few images, where tuning stops."""
 _OTHER_LABEL = 0.1
 """How likely a change that misled images of one label is tried again on one of another."""
 _RARELY = 0.03
@@ -171,6 +171,12 @@ class _Dose:
             least_steps=round(self.effort * training.least_steps),
             augmentation=augmentation,
         )
+
+
+    @property
+    def again(self) -> _Dose:
+        """For a second round: shorter, but harder on what is left."""
+        return replace(self, searches=True, unlike=1.5 * self.unlike, effort=0.5 * self.effort)
 
 
 _UNTARGETED = _Dose(
@@ -301,7 +307,7 @@ def auto(
                 break
             found = search(suspect)
             tried.append(_told(found))
-            dose = replace(dose, searches=True, unlike=_HARDER * dose.unlike)
+            dose = dose.again
     return Repaired(repaired, stopped="; ".join(tried), epochs=epochs)
 
 
