@@ -25,11 +25,11 @@ from goodnet.defenses.auto import (
     _Dose,
     _Evidence,
     _harmed,
-    _still_led,
+    _Tuner,
     _Unlearning,
 )
 from goodnet.formats.specification import InputSpecification
-from goodnet.probes import Probe, Suspect, Suspicion, Universal
+from goodnet.probes import Probe, Suspicion, Universal
 from goodnet.training import Training, TrainingSettings, no_progress, train
 
 SIZE = (1, 2, 2)
@@ -296,17 +296,17 @@ def test_how_much_is_left_is_asked_of_new_changes(
 ) -> None:
     images = ImageSet("dark", SIZE, torch.zeros(8, *SIZE), torch.zeros(8, dtype=torch.int64))
     specification = InputSpecification(SIZE)
-    badnet, repaired = (
-        Suspect(TwoAnswers(DARK, bright), specification) for bright in (BADNET, answer)
-    )
-    found = _still_led(
-        badnet,
-        repaired,
-        CleanData(images, specification),
+    clean = CleanData(images, specification)
+    tuner = _Tuner(
+        TwoAnswers(DARK, BADNET),
+        clean,
+        clean,
+        DefenseSettings(),
         evidence_of(leading=leading, suspicious=suspicious),
-        generator=torch.Generator().manual_seed(0),
+        torch.Generator().manual_seed(0),
+        no_progress,
     )
-    assert found == pytest.approx(left, abs=1e-3)
+    assert tuner.still_led(TwoAnswers(DARK, answer)) == pytest.approx(left, abs=1e-3)
 
 
 @pytest.mark.parametrize(("left", "weights"), [(_LITTLE, [8.0]), (2 * _LITTLE, [8.0, 12.0])])
@@ -314,7 +314,7 @@ def test_of_few_images_it_presses_harder_where_something_is_left(
     monkeypatch: pytest.MonkeyPatch, left: float, weights: list[float]
 ) -> None:
     module = import_module("goodnet.defenses.auto")
-    pressed = []
+    pressed: list[float] = []
 
     class Spied(_Unlearning):
         def __init__(self, *given: Any) -> None:
@@ -327,7 +327,7 @@ def test_of_few_images_it_presses_harder_where_something_is_left(
 
     monkeypatch.setattr(module, "_Unlearning", Spied)
     monkeypatch.setattr(module, "suspicion", one_label)
-    monkeypatch.setattr(module, "_still_led", lambda *_, **__: left)
+    monkeypatch.setattr(_Tuner, "still_led", lambda *_: left)
     found = DEFENSES["auto"](
         network_of(normed=False),
         numbered(0, 40),
@@ -337,6 +337,5 @@ def test_of_few_images_it_presses_harder_where_something_is_left(
         progress=no_progress,
     )
     assert pressed == [weight for weight in weights for _ in range(_TARGETED_OF_FEW.runs)]
-    assert f"then changes that led there still do so with {left:.1%}" in found.stopped
     # Then a search for small changes helps it: of the BadNet, and of what came out.
     assert found.stopped.count("mislead") == (2 if left > _LITTLE else 0)

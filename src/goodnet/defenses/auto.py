@@ -17,7 +17,8 @@ made surer of that label than of others too (see probes/suspicion.py). Then
 
 On clean images the network keeps to the BadNet's answers, and on changed ones too where these are
 not unlearned: what is not the backdoor's is not to change. Then the search is made anew on what
-came out; where it still finds a small change, tuning goes on.
+came out; where it still finds a small change, tuning goes on. With few images, where a search costs
+accuracy, it is made only where changes like those that led astray still do.
 
 Sources of the parts: Wang et al. 2019, Neural Cleanse (search, and unlearning by right labels);
 Wei et al. 2023, Shared Adversarial Unlearning (-log(1 - p) of the label the old network is
@@ -33,7 +34,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Literal
 
 import torch
@@ -80,6 +80,7 @@ AUTO = TrainingSettings(
 """Chosen on the development half of the zoo; see docs/results.md."""
 
 _ROUNDS = 2
+_AGAIN = " again at a fifth of the rate"
 _RATES = (1.0, 0.2, 0.04)
 """Factors of the learning rate; the next is for networks that the last one breaks."""
 _HARM, _BY_CHANCE = 0.02, 0.1
@@ -129,8 +130,8 @@ class _Dose:
         counted: The BadNet's wrong answers that are unlearned: those that suspicious labels get;
             those that a network of new weights, taught by the BadNet on clean images and tuned
             in its place, does not share; or all, and the right answer is asked for.
-        searches: Whether small changes are searched for and unlearned. A brittle network has
-            some without a backdoor.
+        searches: Whether small changes are searched for and unlearned in the first round. A
+            brittle network has some without a backdoor.
         changed: Share of each batch that is changed.
         mixed: Share of the others that are mixed with another.
         replayed: Share of the random changes that are such as misled before.
@@ -171,7 +172,6 @@ class _Dose:
             least_steps=round(self.effort * training.least_steps),
             augmentation=augmentation,
         )
-
 
     @property
     def again(self) -> _Dose:
@@ -220,104 +220,199 @@ def auto(
 
     Where random changes and margins point to some labels, only what leads there is unlearned;
     otherwise whatever misleads the network is, and of few images nothing: it is then an equal
-    copy of the one handed in. Of the rounds the last is kept; with few images there is one.
+    copy of the one handed in. The last round is kept; there is a second where the first left
+    something.
 
     Where images have a task of their own this is `exposure`.
     """
     require_clean(held_out)
     if require_clean(tuning).images.task is not None:
         return exposure(network, tuning, held_out, settings, generator=generator, progress=progress)
-    precision = settings.training.precision
-    specification = tuning.specification
-    suspect = Suspect(network, specification, precision)
     evidence = _Evidence.of(
-        suspect, tuning, normed=_normed(network), generator=generator, progress=progress
+        Suspect(network, tuning.specification, settings.training.precision),
+        tuning,
+        normed=_normed(network),
+        generator=generator,
+        progress=progress,
     )
     dose = evidence.dose
     if dose is None:
         stopped = f"{evidence.told()}, and of so few images nothing is unlearned without a reason"
         return Repaired(copy.deepcopy(network).eval(), stopped=stopped)
-    search = partial(
-        _search, tuning=tuning, evidence=evidence, dose=dose, generator=generator, progress=progress
-    )
-    tried = [f"of the network handed in: {evidence.told()}"]
-    found: tuple[Found, ...] = ()
-    if dose.searches:
-        found = search(suspect)
-        tried.append(_told(found))
+    tuner = _Tuner(network, tuning, held_out, settings, evidence, generator, progress)
+    found = tuner.search(network, dose) if dose.searches else ()
     repaired = reference = network
-    before = _right(network, tuning, held_out)
-    epochs: tuple[EpochRow, ...] = ()
     if dose.counted == "unshared":
-        learned = student(
-            network,
-            tuning,
-            held_out,
-            augmentation=settings.training.augmentation,
-            precision=precision,
-            generator=generator,
-            progress=progress,
-        )
-        epochs += learned.epochs
-        after = _right(learned.network, tuning, held_out)
-        share = _share(after[len(tuning) :])
-        tried.append(f"after learning anew, {share} of held-out images are right")
-        if _harmed(before, after):
+        learned = tuner.learned_anew()
+        if learned is None:
             dose = _UNTARGETED
         else:
-            repaired = reference = learned.network
+            repaired = reference = learned
     for round_ in range(1, _ROUNDS + 1):
-        what = f"unlearning, round {round_}"
-        unlearning = partial(
-            _Unlearning, network, reference, specification, evidence, dose, found, generator
+        repaired = tuner.unlearned(
+            repaired, reference, dose, found, what=f"unlearning, round {round_}"
         )
-        tune = partial(train, repaired, tuning, generator=generator, progress=progress)
-        for rate in _RATES:
-            average = Average()
-            how = dose.of(network, settings.training, rate=rate)
-            for _ in range(dose.runs):
-                training = tune(
-                    how,
-                    loss=unlearning(),
-                    held_out=held_out,
-                    after_step=average,
-                    keep_last=True,
-                    what=what,
-                )
-                epochs += training.epochs
-            tuned = average.of(training.network)
-            after = _right(tuned, tuning, held_out)
-            share = _share(after[len(tuning) :])
-            tried.append(f"after {what}, {share} of held-out images are right")
-            if not _harmed(before, after):
-                break
-            what = f"unlearning, round {round_} again at a fifth of the rate"
-        repaired = tuned
-        asked = Suspect(repaired, specification, precision)
         if dose.searches:
-            left = search(asked)
-            tried.append(f"then {_told(left)}")
-            if not any(map(len, left)):
+            left = tuner.search(repaired, dose)
+            if not left:
                 break
             found = (*found, *left)
+        elif tuner.still_led(repaired) <= _LITTLE:
+            break
         else:
-            still = _still_led(suspect, asked, tuning, evidence, generator=generator)
-            tried.append(f"then changes that led there still do so with {still:.1%}")
-            if still <= _LITTLE:
-                break
-            found = search(suspect)
-            tried.append(_told(found))
             dose = dose.again
-    return Repaired(repaired, stopped="; ".join(tried), epochs=epochs)
+            found = tuner.search(network, dose)
+    return Repaired(repaired, stopped="; ".join(tuner.told), epochs=tuple(tuner.epochs))
 
 
-def _right(network: nn.Module, *clean: CleanData) -> Tensor:
-    """Whether each image of all parts is named rightly, bool (images,)."""
-    return torch.cat([rightly_named(network, each) for each in clean])
+class _Tuner:
+    """The steps of `auto`, and the record of them.
 
+    Attributes:
+        told: What was done and what came of it, for people.
+        epochs: All that were tuned.
+    """
 
-def _share(right: Tensor) -> str:
-    return f"{float(right.float().mean()):.1%}"
+    def __init__(
+        self,
+        badnet: nn.Module,
+        tuning: CleanData,
+        held_out: CleanData,
+        settings: DefenseSettings,
+        evidence: _Evidence,
+        generator: torch.Generator,
+        progress: Progress,
+    ) -> None:
+        self._badnet = badnet
+        self._tuning, self._held_out = tuning, held_out
+        self._training = settings.training
+        self._evidence = evidence
+        self._generator = generator
+        self._progress = progress
+        self._before = self._right(badnet)
+        self.told = [f"of the network handed in: {evidence.told()}"]
+        self.epochs: list[EpochRow] = []
+
+    def search(self, network: nn.Module, dose: _Dose) -> tuple[Found, ...]:
+        """The small changes that mislead the network; kinds that have none are left out."""
+        suspect, specification = self._suspect(network), self._tuning.specification
+        if dose.counted == "suspicious":
+            targets = self._evidence.suspicious.nonzero().flatten()
+        else:
+            labels = likeliest_labels(suspect, self._tuning, generator=self._generator)
+            targets = torch.cat([labels, torch.full((_ANY,), -1)])
+        found = [
+            least_changes(
+                suspect,
+                self._tuning,
+                probe,
+                targets,
+                steps=_SEARCH_STEPS,
+                generator=self._generator,
+                progress=self._progress,
+            ).small()
+            for probe in searched_probes(specification.size)
+        ]
+        small = tuple(each for each in found if len(each))
+        self.told.append(_told(small))
+        return small
+
+    def learned_anew(self) -> nn.Module | None:
+        """A student of the BadNet; None where it is worse."""
+        learned = student(
+            self._badnet,
+            self._tuning,
+            self._held_out,
+            augmentation=self._training.augmentation,
+            precision=self._training.precision,
+            generator=self._generator,
+            progress=self._progress,
+        )
+        self.epochs += learned.epochs
+        harmed = self._harms(learned.network, "after learning anew")
+        return None if harmed else learned.network
+
+    def unlearned(
+        self,
+        network: nn.Module,
+        reference: nn.Module,
+        dose: _Dose,
+        found: Sequence[Found],
+        *,
+        what: str,
+    ) -> nn.Module:
+        """`network` tuned once; more gently where that breaks it."""
+        for rate in _RATES:
+            average = Average()
+            for _ in range(dose.runs):
+                training = train(
+                    network,
+                    self._tuning,
+                    dose.of(self._badnet, self._training, rate=rate),
+                    loss=_Unlearning(
+                        self._badnet,
+                        reference,
+                        self._tuning.specification,
+                        self._evidence,
+                        dose,
+                        found,
+                        self._generator,
+                    ),
+                    held_out=self._held_out,
+                    generator=self._generator,
+                    after_step=average,
+                    keep_last=True,
+                    progress=self._progress,
+                    what=what,
+                )
+                self.epochs += training.epochs
+            tuned = average.of(training.network)
+            if not self._harms(tuned, f"after {what}"):
+                break
+            what = f"{what.removesuffix(_AGAIN)}{_AGAIN}"
+        return tuned
+
+    @torch.no_grad()
+    def still_led(self, network: nn.Module) -> float:
+        """How likely `network` says the label that new changes make the BadNet say.
+
+        The mean over those that lead the BadNet to a suspicious label; 0 where none does. New
+        changes are drawn around the universal ones that do, a little further off than in tuning.
+        """
+        badnet, repaired = self._suspect(self._badnet), self._suspect(network)
+        pixels, labels = self._tuning.pixels(), self._tuning.labels
+        suspicious = self._evidence.suspicious
+        likely = []
+        for universal in self._evidence.universal:
+            leading = universal.leading_to(suspicious)
+            if not len(leading):
+                continue
+            drawn = torch.randint(len(leading), (_ASKED,), generator=self._generator)
+            noise = torch.randn(_ASKED, universal.probe.length, generator=self._generator)
+            numbers = (leading.numbers[drawn] + _OFF * noise).clamp(0.0, 1.0)
+            chosen = torch.randint(len(labels), (_ASKED,), generator=self._generator)
+            for part, own in zip(numbers.split(_AT_ONCE), chosen.split(_AT_ONCE), strict=True):
+                changed = universal.probe.change(as_float(pixels[own]), part)
+                said = badnet(changed).argmax(1).cpu()
+                led = (said != labels[own]) & suspicious[said]
+                likely.append(probabilities_of(said[led], repaired(changed[led]).cpu()))
+        every = torch.cat(likely) if likely else torch.zeros(0)
+        left = float(every.mean()) if len(every) else 0.0
+        self.told.append(f"then changes that led there still do so with {left:.1%}")
+        return left
+
+    def _suspect(self, network: nn.Module) -> Suspect:
+        return Suspect(network, self._tuning.specification, self._training.precision)
+
+    def _right(self, network: nn.Module) -> Tensor:
+        """Whether each clean image is named rightly, those held out last, bool (images,)."""
+        return torch.cat([rightly_named(network, each) for each in (self._tuning, self._held_out)])
+
+    def _harms(self, network: nn.Module, when: str) -> bool:
+        after = self._right(network)
+        share = float(after[len(self._tuning) :].float().mean())
+        self.told.append(f"{when}, {share:.1%} of held-out images are right")
+        return _harmed(self._before, after)
 
 
 def _normed(network: nn.Module) -> bool:
@@ -381,74 +476,10 @@ class _Evidence:
         return f"random changes and margins point to {labels or 'no label'}"
 
 
-def _search(
-    suspect: Suspect,
-    *,
-    tuning: CleanData,
-    evidence: _Evidence,
-    dose: _Dose,
-    generator: torch.Generator,
-    progress: Progress,
-) -> tuple[Found, ...]:
-    """The small changes that mislead the network, of each kind."""
-    if dose.counted == "suspicious":
-        targets = evidence.suspicious.nonzero().flatten()
-    else:
-        labels = likeliest_labels(suspect, tuning, generator=generator)
-        targets = torch.cat([labels, torch.full((_ANY,), -1)])
-    return tuple(
-        least_changes(
-            suspect,
-            tuning,
-            probe,
-            targets,
-            steps=_SEARCH_STEPS,
-            generator=generator,
-            progress=progress,
-        ).small()
-        for probe in searched_probes(tuning.specification.size)
-    )
-
-
-@torch.no_grad()
-def _still_led(
-    badnet: Suspect,
-    repaired: Suspect,
-    tuning: CleanData,
-    evidence: _Evidence,
-    *,
-    generator: torch.Generator,
-) -> float:
-    """How likely `repaired` says the label that new changes make the BadNet say.
-
-    The mean over those that lead the BadNet to a suspicious label; 0 where none does. New changes
-    are drawn around the universal ones that do, a little further off than in tuning.
-    """
-    pixels, labels = tuning.pixels(), tuning.labels
-    likely = [torch.zeros(0)]
-    for universal in evidence.universal:
-        leading = universal.leading_to(evidence.suspicious)
-        if not len(leading):
-            continue
-        drawn = torch.randint(len(leading), (_ASKED,), generator=generator)
-        noise = _OFF * torch.randn(_ASKED, universal.probe.length, generator=generator)
-        numbers = (leading.numbers[drawn] + noise).clamp(0.0, 1.0)
-        chosen = torch.randint(len(labels), (_ASKED,), generator=generator)
-        for part, own in zip(numbers.split(_AT_ONCE), chosen.split(_AT_ONCE), strict=True):
-            changed = universal.probe.change(as_float(pixels[own]), part)
-            said = badnet(changed).argmax(1).cpu()
-            led = (said != labels[own]) & evidence.suspicious[said]
-            if led.any():
-                likely.append(probabilities_of(said[led], repaired(changed[led]).cpu()))
-    every = torch.cat(likely)
-    return float(every.mean()) if len(every) else 0.0
-
-
 def _told(found: Sequence[Found]) -> str:
     parts = [
         f"{each.probe.name} ({_labels(each)}, from {float(each.extents.min()):.1%})"
         for each in found
-        if len(each)
     ]
     if not parts:
         return "no small change misleads it"
@@ -611,7 +642,7 @@ class _Changes:
         found: Sequence[Found],
         generator: torch.Generator,
     ) -> None:
-        self._found = [each for each in found if len(each)]
+        self._found = found
         suspicious = evidence.suspicious
         self._memories = [
             _Memory(each.probe, dose.replayed, generator) for each in evidence.universal
