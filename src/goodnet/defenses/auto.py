@@ -295,7 +295,7 @@ class _Tuner:
 
     def search(self, network: nn.Module, dose: _Dose) -> tuple[Found, ...]:
         """The small changes that mislead the network; kinds that have none are left out."""
-        suspect, specification = self._suspect(network), self._tuning.specification
+        suspect = self._suspect(network)
         if dose.counted == "suspicious":
             targets = self._evidence.suspicious.nonzero().flatten()
         else:
@@ -311,7 +311,7 @@ class _Tuner:
                 generator=self._generator,
                 progress=self._progress,
             ).small()
-            for probe in searched_probes(specification.size)
+            for probe in searched_probes(self._tuning.specification.size)
         ]
         small = tuple(each for each in found if len(each))
         self.told.append(_told(small))
@@ -395,7 +395,8 @@ class _Tuner:
                 changed = universal.probe.change(as_float(pixels[own]), part)
                 said = badnet(changed).argmax(1).cpu()
                 led = (said != labels[own]) & suspicious[said]
-                likely.append(probabilities_of(said[led], repaired(changed[led]).cpu()))
+                if led.any():
+                    likely.append(probabilities_of(said[led], repaired(changed[led]).cpu()))
         every = torch.cat(likely) if likely else torch.zeros(0)
         left = float(every.mean()) if len(every) else 0.0
         self.told.append(f"then changes that led there still do so with {left:.1%}")
