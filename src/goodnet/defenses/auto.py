@@ -80,7 +80,6 @@ AUTO = TrainingSettings(
 """Chosen on the development half of the zoo; see docs/results.md."""
 
 _ROUNDS = 2
-_AGAIN = " again at a fifth of the rate"
 _RATES = (1.0, 0.2, 0.04)
 """Factors of the learning rate; the next is for networks that the last one breaks."""
 _HARM, _BY_CHANCE = 0.02, 0.1
@@ -104,8 +103,8 @@ _SEARCHED = 0.3
 _REMEMBERED = 256
 _ASKED, _AT_ONCE = 1024, 256
 """New changes of each kind that a repaired network is asked about, and how many at a time."""
-_OFF = 0.05
-"""How far they are drawn from such as led the BadNet astray."""
+_CLOSE, _OFF = 0.01, 0.05
+"""How far from one that misled a change is drawn in tuning, and when it is asked what is left."""
 _LITTLE = 0.01
 """What may be left of a backdoor of few images, where tuning stops."""
 _OTHER_LABEL = 0.1
@@ -342,6 +341,7 @@ class _Tuner:
         what: str,
     ) -> nn.Module:
         """`network` tuned once; more gently where that breaks it."""
+        now = what
         for rate in _RATES:
             average = Average()
             for _ in range(dose.runs):
@@ -363,13 +363,13 @@ class _Tuner:
                     after_step=average,
                     keep_last=True,
                     progress=self._progress,
-                    what=what,
+                    what=now,
                 )
                 self.epochs += training.epochs
             tuned = average.of(training.network)
-            if not self._harms(tuned, f"after {what}"):
+            if not self._harms(tuned, f"after {now}"):
                 break
-            what = f"{what.removesuffix(_AGAIN)}{_AGAIN}"
+            now = f"{what} again at a fifth of the rate"
         return tuned
 
     @torch.no_grad()
@@ -388,8 +388,7 @@ class _Tuner:
             if not len(leading):
                 continue
             drawn = torch.randint(len(leading), (_ASKED,), generator=self._generator)
-            noise = torch.randn(_ASKED, universal.probe.length, generator=self._generator)
-            numbers = (leading.numbers[drawn] + _OFF * noise).clamp(0.0, 1.0)
+            numbers = _around(leading.numbers[drawn], _OFF, self._generator)
             chosen = torch.randint(len(labels), (_ASKED,), generator=self._generator)
             for part, own in zip(numbers.split(_AT_ONCE), chosen.split(_AT_ONCE), strict=True):
                 changed = universal.probe.change(as_float(pixels[own]), part)
@@ -720,8 +719,7 @@ class _Memory:
             fitting = (labels[:again].unsqueeze(1) == self._labels) | (self._labels < 0)
             weights = (self._marks + 0.02) * torch.where(fitting, 1.0, _OTHER_LABEL)
             chosen = torch.multinomial(weights, 1, generator=self._generator).squeeze(1)
-            noise = 0.01 * torch.randn(again, self.probe.length, generator=self._generator)
-            numbers[:again] = (self._numbers[chosen] + noise).clamp(0.0, 1.0)
+            numbers[:again] = _around(self._numbers[chosen], _CLOSE, self._generator)
         return numbers
 
     def keep(self, numbers: Tensor, labels: Tensor, marks: Tensor) -> None:
@@ -731,6 +729,12 @@ class _Memory:
         marks = torch.cat([0.99 * self._marks, marks])
         best = marks.argsort(descending=True, stable=True)[:_REMEMBERED]
         self._numbers, self._labels, self._marks = numbers[best], labels[best], marks[best]
+
+
+def _around(numbers: Tensor, distance: float, generator: torch.Generator) -> Tensor:
+    """Changes close to those told by `numbers`, one for each."""
+    noise = distance * torch.randn(numbers.shape, generator=generator)
+    return (numbers + noise).clamp(0.0, 1.0)
 
 
 def _freeze_norms(network: nn.Module) -> None:
