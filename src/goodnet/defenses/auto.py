@@ -129,8 +129,8 @@ class _Dose:
         counted: The BadNet's wrong answers that are unlearned: those that suspicious labels get;
             those that a network of new weights, taught by the BadNet on clean images and tuned
             in its place, does not share; or all, and the right answer is asked for.
-        searches: Whether small changes are searched for and unlearned in the first round. A
-            brittle network has some without a backdoor.
+        searches: Whether small changes are searched for: at the start, where the network handed
+            in is tuned, and after each round. A brittle network has some without a backdoor.
         changed: Share of each batch that is changed.
         mixed: Share of the others that are mixed with another.
         replayed: Share of the random changes that are such as misled before.
@@ -239,7 +239,6 @@ def auto(
         stopped = f"{evidence.told()}, and of so few images nothing is unlearned without a reason"
         return Repaired(copy.deepcopy(network).eval(), stopped=stopped)
     tuner = _Tuner(network, tuning, held_out, settings, evidence, generator, progress)
-    found = tuner.search(network, dose) if dose.searches else ()
     repaired = reference = network
     if dose.counted == "unshared":
         learned = tuner.learned_anew()
@@ -247,6 +246,8 @@ def auto(
             dose = _UNTARGETED
         else:
             repaired = reference = learned
+    # What misleads the BadNet says little of what was learned anew, which is searched afterwards.
+    found = tuner.search(network, dose) if dose.searches and repaired is network else ()
     for round_ in range(1, _ROUNDS + 1):
         repaired = tuner.unlearned(
             repaired, reference, dose, found, what=f"unlearning, round {round_}"
