@@ -162,6 +162,8 @@ def test_with_norms_and_many_images_auto_learns_the_answers_anew(
     assert len(learned) == anew
     assert found.stopped.count("after learning anew") == anew
     assert tuned == [learned[0] if from_new_weights else badnet]
+    # The BadNet is searched where it is tuned itself, and what came out always.
+    assert found.stopped.count("small change") == (1 if from_new_weights else 2)
 
 
 def nothing_suspicious(*_: Any, classes: int, **__: Any) -> Suspicion:

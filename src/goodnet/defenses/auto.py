@@ -16,8 +16,8 @@ made surer of that label than of others too (see probes/suspicion.py). Then
 - with few images nothing is done without a reason: a clean network would only lose by it.
 
 On clean images the network keeps to the BadNet's answers, and on changed ones too where these are
-not unlearned: what is not the backdoor's is not to change. Then the search is made anew on what
-came out; where it still finds a small change, tuning goes on. With few images, where a search costs
+not unlearned: what is not the backdoor's is not to change. Then small changes are searched for in
+what came out; where there are some, tuning goes on. With few images, where a search costs
 accuracy, it is made only where changes like those that led astray still do.
 
 Sources of the parts: Wang et al. 2019, Neural Cleanse (search, and unlearning by right labels);
@@ -218,9 +218,9 @@ def auto(
     """The network tuned until the search finds no small change that misleads it.
 
     Where random changes and margins point to some labels, only what leads there is unlearned;
-    otherwise whatever misleads the network is, and of few images nothing: it is then an equal
-    copy of the one handed in. The last round is kept; there is a second where the first left
-    something.
+    otherwise whatever misleads the network, with many images only where a student of it is not
+    misled too, and of few images nothing: it is then an equal copy of the one handed in. The last
+    round is kept; there is a second where the first left something.
 
     Where images have a task of their own this is `exposure`.
     """
