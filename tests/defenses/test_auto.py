@@ -23,6 +23,7 @@ from goodnet.defenses.auto import (
     _UNTARGETED,
     AUTO,
     _Changed,
+    _Changes,
     _Dose,
     _Evidence,
     _harmed,
@@ -192,6 +193,9 @@ class Brightened:
     def of(self, images: Tensor, _labels: Tensor) -> _Changed:
         return _Changed(torch.ones_like(images), torch.zeros(len(images), dtype=torch.bool), [])
 
+    def needed(self, _labels: Tensor, count: int) -> Tensor:
+        return torch.arange(count)
+
     def learn(self, *_: Any) -> None:
         pass
 
@@ -214,17 +218,17 @@ def cost_of(
     monkeypatch.setattr(import_module("goodnet.defenses.auto"), "_Changes", Brightened)
     suspected = torch.zeros(3, dtype=torch.bool)
     suspected[list(suspicious)] = True
+    images, labels = torch.zeros(8, *SIZE), torch.full((8,), label)
     loss = _Unlearning(
         TwoAnswers(DARK, BADNET),
         TwoAnswers(DARK, reference),
-        InputSpecification(SIZE),
+        CleanData(ImageSet("dark", SIZE, images, labels), InputSpecification(SIZE)),
         _Evidence(dose, (), torch.zeros(0), suspected),
         dose,
         (),
         torch.Generator().manual_seed(0),
     )
-    labels = torch.full((8,), label)
-    return float(loss(TwoAnswers(DARK, answer), torch.zeros(8, *SIZE), labels, torch.arange(8)))
+    return float(loss(TwoAnswers(DARK, answer), images, labels, torch.arange(8)))
 
 
 def test_what_is_followed_is_the_badnet_but_for_suspicious_labels(
@@ -275,6 +279,29 @@ class Bright(Probe):
 
     def change(self, images: Tensor, _numbers: Tensor) -> Tensor:
         return torch.ones_like(images)
+
+
+def test_images_of_a_class_that_is_still_misled_are_drawn_once_more() -> None:
+    evidence = _Evidence(_RELEARNED, (nowhere(),), torch.ones(1), torch.zeros(3, dtype=torch.bool))
+    changes = _Changes(evidence, _RELEARNED, (), torch.Generator().manual_seed(0))
+    shown, labels = torch.zeros(3, *SIZE), torch.arange(3)
+    often = torch.arange(3).repeat_interleave(torch.tensor([90, 9, 1]))
+
+    def drawn() -> Tensor:
+        return torch.bincount(often[changes.needed(often, 3000)], minlength=3) / 3000
+
+    # At first a class as often as another, however many images it has.
+    assert drawn().tolist() == pytest.approx([1 / 3] * 3, abs=0.05)
+    for _ in range(200):
+        changes.learn(changes.of(shown, labels), labels, torch.tensor([0.0, 0.1, 0.9]))
+    assert drawn().tolist() == pytest.approx([0.0, 0.1, 0.9], abs=0.05)
+
+
+def nowhere() -> Universal:
+    """No change that leads many images to one label."""
+    return Universal(
+        Bright(SIZE), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 1), torch.zeros(0), tried=10
+    )
 
 
 def evidence_of(*, leading: int, suspicious: int) -> _Evidence:

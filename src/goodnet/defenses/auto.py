@@ -48,7 +48,6 @@ from goodnet.defenses.averaging import Average
 from goodnet.defenses.distillation import between, distilled, student
 from goodnet.defenses.exposure import exposure
 from goodnet.defenses.repaired import DefenseSettings, Repaired
-from goodnet.formats.specification import InputSpecification
 from goodnet.probes import (
     Found,
     Probe,
@@ -132,6 +131,8 @@ class _Dose:
         searches: Whether small changes are searched for: at the start, where the network handed
             in is tuned, and after each round. A brittle network has some without a backdoor.
         changed: Share of each batch that is changed.
+        redrawn: Share of these that are drawn once more from all images, a class the more often
+            the more its images are still misled: of a backdoor of one class others show nothing.
         mixed: Share of the others that are mixed with another.
         replayed: Share of the random changes that are such as misled before.
         unlike: Weight of not answering as the BadNet is misled to.
@@ -144,6 +145,7 @@ class _Dose:
     counted: Literal["suspicious", "unshared", "all"]
     searches: bool
     changed: float
+    redrawn: float
     mixed: float
     replayed: float
     unlike: float
@@ -182,6 +184,7 @@ _UNTARGETED = _Dose(
     counted="all",
     searches=True,
     changed=0.5,
+    redrawn=0.0,
     mixed=0.4,
     replayed=0.5,
     unlike=4.0,
@@ -190,12 +193,19 @@ _UNTARGETED = _Dose(
     runs=1,
 )
 _RELEARNED = replace(
-    _UNTARGETED, counted="unshared", mixed=0.9, replayed=0.7, unlike=30.0, effort=0.5
+    _UNTARGETED,
+    counted="unshared",
+    redrawn=0.5,
+    mixed=0.9,
+    replayed=0.7,
+    unlike=30.0,
+    effort=0.5,
 )
 _TARGETED = _Dose(
     counted="suspicious",
     searches=True,
     changed=0.5,
+    redrawn=0.0,
     mixed=0.9,
     replayed=0.7,
     unlike=20.0,
@@ -353,7 +363,7 @@ class _Tuner:
                     loss=_Unlearning(
                         self._badnet,
                         reference,
-                        self._tuning.specification,
+                        self._tuning,
                         self._evidence,
                         dose,
                         found,
@@ -503,7 +513,7 @@ class _Unlearning:
     Args:
         badnet: B, which teaches on clean images and warns on changed ones.
         reference: What teaches on changed images: B too, or a network it has taught.
-        specification: How they want their inputs.
+        tuning: The images that are tuned on, of which some are drawn once more.
         evidence: Against the BadNet.
         dose: How hard to press.
         found: Changes that a search found.
@@ -514,16 +524,18 @@ class _Unlearning:
         self,
         badnet: nn.Module,
         reference: nn.Module,
-        specification: InputSpecification,
+        tuning: CleanData,
         evidence: _Evidence,
         dose: _Dose,
         found: Sequence[Found],
         generator: torch.Generator,
     ) -> None:
         # Called within `train`, which decides the precision.
-        self._badnet = Suspect(badnet, specification)
-        self._reference = self._badnet if reference is badnet else Suspect(reference, specification)
-        self._specification = specification
+        self._badnet, self._reference = (
+            Suspect(each, tuning.specification) for each in (badnet, reference)
+        )
+        self._specification = tuning.specification
+        self._pixels, self._labels = tuning.pixels(), tuning.labels
         self._layout = layout_of(badnet)
         self._dose = dose
         self._suspicious = evidence.suspicious
@@ -539,7 +551,8 @@ class _Unlearning:
         mixed = round(self._dose.mixed * kept)
         shares = 0.5 + 0.5 * torch.rand(mixed, generator=self._generator)
         clean = between(images[:kept], shares, generator=self._generator)
-        own, shown = labels[kept:], images[kept:]
+        shown, own = self._redrawn(images[kept:], labels[kept:])
+        labels = torch.cat([labels[:kept], own])
         changed = self._changes.of(shown, own)
         with torch.no_grad():
             taught = self._badnet(torch.cat([clean, changed.images]))
@@ -558,6 +571,18 @@ class _Unlearning:
         unlike: Tensor = -torch.log1p(-said.clamp(max=1 - 1e-4))
         total = loss[:kept].sum() + loss[kept:][lesson.followed].sum()
         return (total + self._dose.unlike * unlike.sum()) / len(images)
+
+    def _redrawn(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The images and their labels, the first of them others that are still misled."""
+        count = round(self._dose.redrawn * len(images))
+        if not count:
+            return images, labels
+        chosen = self._changes.needed(self._labels, count)
+        drawn = as_float(self._pixels[chosen]).to(images.device)
+        return (
+            torch.cat([drawn, images[count:]]),
+            torch.cat([self._labels[chosen].to(labels.device), labels[count:]]),
+        )
 
     def _lesson(
         self, shown: Tensor, changed: _Changed, warned: Tensor, misled_to: Tensor, own: Tensor
@@ -677,6 +702,17 @@ class _Changes:
                 if len(own):
                     changed[own] = self._of_found(found, images[own])
         return _Changed(changed, searched.to(images.device), drawn)
+
+    def needed(self, labels: Tensor, count: int) -> Tensor:
+        """Places of images, a class as often as the kind that misleads it most does so.
+
+        Args:
+            labels: Of the images to draw from.
+            count: How many are drawn; int64 (count,).
+        """
+        misled = self._misled.amax(1).clamp(min=1e-6)
+        each = misled / torch.bincount(labels, minlength=len(misled)).clamp(min=1)
+        return torch.multinomial(each[labels], count, replacement=True, generator=self._generator)
 
     def learn(self, changed: _Changed, labels: Tensor, said: Tensor) -> None:
         """What came of it: how likely each image still gets the BadNet's wrong answer."""
