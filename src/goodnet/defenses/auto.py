@@ -23,10 +23,11 @@ accuracy, it is made only where changes like those that led astray still do.
 Sources of the parts: Wang et al. 2019, Neural Cleanse (search, and unlearning by right labels);
 Wei et al. 2023, Shared Adversarial Unlearning (-log(1 - p) of the label the old network is
 misled to); Li et al. 2021, Neural Attention Distillation, and Hinton et al. 2015 (answers kept
-by distillation; see defenses/distillation.py); Zhang et al. 2018, mixup (images between images);
-Izmailov et al. 2018 (weights averaged along the way), and Wortsman et al. 2022, Model Soups (over
-runs too); Wang et al. 2024, MM-BD (margins). Random changes that many images share, and a student
-as the reference for errors: this project.
+by distillation; see defenses/distillation.py); Zhang et al. 2018, mixup, and Yun et al. 2019,
+CutMix (images between images, and with parts of others); Izmailov et al. 2018 (weights averaged
+along the way), and Wortsman et al. 2022, Model Soups (over runs too); Wang et al. 2024, MM-BD
+(margins). Random changes that many images share, and a student as the reference for errors: this
+project.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ from goodnet.answers import probabilities_of, rightly_named
 from goodnet.data.images import as_float
 from goodnet.data.roles import CleanData, require_clean
 from goodnet.defenses.averaging import Average
-from goodnet.defenses.distillation import between, distilled, student
+from goodnet.defenses.distillation import between, distilled, pasted, student
 from goodnet.defenses.exposure import exposure
 from goodnet.defenses.repaired import DefenseSettings, Repaired
 from goodnet.probes import (
@@ -134,6 +135,7 @@ class _Dose:
         redrawn: Share of these that are drawn once more from all images, a class the more often
             the more its images are still misled: of a backdoor of one class others show nothing.
         mixed: Share of the others that are mixed with another.
+        pasted: Whether a rectangle of the other is put in, in place of a weighted mean of both.
         replayed: Share of the random changes that are such as misled before.
         unlike: Weight of not answering as the BadNet is misled to.
         effort: Factor of the learning rate and of the least number of steps.
@@ -147,6 +149,7 @@ class _Dose:
     changed: float
     redrawn: float
     mixed: float
+    pasted: bool
     replayed: float
     unlike: float
     effort: float
@@ -186,6 +189,7 @@ _UNTARGETED = _Dose(
     changed=0.5,
     redrawn=0.0,
     mixed=0.4,
+    pasted=False,
     replayed=0.5,
     unlike=4.0,
     effort=1.0,
@@ -197,6 +201,7 @@ _RELEARNED = replace(
     counted="unshared",
     redrawn=0.5,
     mixed=0.9,
+    pasted=True,
     replayed=0.7,
     unlike=30.0,
     effort=0.5,
@@ -207,6 +212,7 @@ _TARGETED = _Dose(
     changed=0.5,
     redrawn=0.0,
     mixed=0.9,
+    pasted=False,
     replayed=0.7,
     unlike=20.0,
     effort=1.0,
@@ -531,10 +537,11 @@ class _Unlearning:
         generator: torch.Generator,
     ) -> None:
         # Called within `train`, which decides the precision.
-        self._badnet, self._reference = (
-            Suspect(each, tuning.specification) for each in (badnet, reference)
-        )
         self._specification = tuning.specification
+        self._badnet = Suspect(badnet, self._specification)
+        self._reference = (
+            self._badnet if reference is badnet else Suspect(reference, self._specification)
+        )
         self._pixels, self._labels = tuning.pixels(), tuning.labels
         self._layout = layout_of(badnet)
         self._dose = dose
@@ -549,8 +556,7 @@ class _Unlearning:
         images = self._specification.restore(inputs)
         kept = len(images) - round(self._dose.changed * len(images))
         mixed = round(self._dose.mixed * kept)
-        shares = 0.5 + 0.5 * torch.rand(mixed, generator=self._generator)
-        clean = between(images[:kept], shares, generator=self._generator)
+        clean = self._mixed(images[:kept], mixed)
         shown, own = self._redrawn(images[kept:], labels[kept:])
         labels = torch.cat([labels[:kept], own])
         changed = self._changes.of(shown, own)
@@ -571,6 +577,13 @@ class _Unlearning:
         unlike: Tensor = -torch.log1p(-said.clamp(max=1 - 1e-4))
         total = loss[:kept].sum() + loss[kept:][lesson.followed].sum()
         return (total + self._dose.unlike * unlike.sum()) / len(images)
+
+    def _mixed(self, images: Tensor, count: int) -> Tensor:
+        """The images, the first `count` mixed with others."""
+        if self._dose.pasted:
+            return pasted(images, count, generator=self._generator)
+        shares = 0.5 + 0.5 * torch.rand(count, generator=self._generator)
+        return between(images, shares, generator=self._generator)
 
     def _redrawn(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The images and their labels, the first of them others that are still misled."""
