@@ -231,6 +231,23 @@ def cost_of(
     return float(loss(TwoAnswers(DARK, answer), images, labels, torch.arange(8)))
 
 
+@pytest.mark.parametrize(
+    ("dose", "how"), [(_RELEARNED, "pasted"), (_UNTARGETED, "between"), (_TARGETED, "between")]
+)
+def test_from_a_student_clean_images_are_mixed_by_parts(
+    monkeypatch: pytest.MonkeyPatch, dose: _Dose, how: str
+) -> None:
+    called = []
+
+    def as_they_are(images: Tensor, *_: Any, generator: torch.Generator) -> Tensor:
+        called.append(how)
+        return images
+
+    monkeypatch.setattr(import_module("goodnet.defenses.auto"), how, as_they_are)
+    cost_of(WITHOUT_2, monkeypatch, dose)
+    assert called == [how]
+
+
 def test_what_is_followed_is_the_badnet_but_for_suspicious_labels(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
