@@ -13,23 +13,19 @@ from torch import Tensor, nn
 
 from goodnet.data.images import ImageSet
 from goodnet.data.roles import CleanData
-from goodnet.defenses import DEFENSES, DefenseSettings
+from goodnet.defenses import DEFENSES, DefenseSettings, unlearning
 from goodnet.defenses.auto import (
     _LITTLE,
-    _NEVER,
     _RELEARNED,
     _TARGETED,
     _TARGETED_OF_FEW,
     _UNTARGETED,
     AUTO,
-    _Changed,
-    _Changes,
-    _Dose,
-    _Evidence,
     _harmed,
     _Tuner,
-    _Unlearning,
 )
+from goodnet.defenses.changes import Changed, Changes, Evidence
+from goodnet.defenses.unlearning import _NEVER, Dose, Unlearning
 from goodnet.formats.specification import InputSpecification
 from goodnet.probes import Probe, Suspicion, Universal
 from goodnet.training import Training, TrainingSettings, no_progress, train
@@ -94,7 +90,8 @@ def test_where_it_breaks_the_network_auto_tries_again_more_gently(
         generator=torch.Generator().manual_seed(0),
         progress=no_progress,
     )
-    assert found.stopped.count("again at a fifth of the rate") == 2
+    assert found.stopped.count("again at 20% of the rate") == 1
+    assert found.stopped.count("again at 4% of the rate") == 1
     assert len(found.epochs) == 3
     assert rates == pytest.approx([0.02, 0.004, 0.0008])
 
@@ -185,13 +182,13 @@ class TwoAnswers(nn.Module):
 
 
 class Brightened:
-    """Stands for `_Changes`: every image becomes bright."""
+    """Stands for `Changes`: every image becomes bright."""
 
     def __init__(self, *_: Any) -> None:
         pass
 
-    def of(self, images: Tensor, _labels: Tensor) -> _Changed:
-        return _Changed(torch.ones_like(images), torch.zeros(len(images), dtype=torch.bool), [])
+    def of(self, images: Tensor, _labels: Tensor) -> Changed:
+        return Changed(torch.ones_like(images), torch.zeros(len(images), dtype=torch.bool), [])
 
     def needed(self, _labels: Tensor, count: int) -> Tensor:
         return torch.arange(count)
@@ -208,22 +205,22 @@ WITHOUT_2 = (1.0, 2.0, _NEVER)
 def cost_of(
     answer: tuple[float, ...],
     monkeypatch: pytest.MonkeyPatch,
-    dose: _Dose,
+    dose: Dose,
     *,
     suspicious: tuple[int, ...] = (),
     reference: tuple[float, ...] = BADNET,
     label: int = 0,
 ) -> float:
     """Loss of a network that says `answer` of changed images and is the BadNet on others."""
-    monkeypatch.setattr(import_module("goodnet.defenses.auto"), "_Changes", Brightened)
+    monkeypatch.setattr(unlearning, "Changes", Brightened)
     suspected = torch.zeros(3, dtype=torch.bool)
     suspected[list(suspicious)] = True
     images, labels = torch.zeros(8, *SIZE), torch.full((8,), label)
-    loss = _Unlearning(
+    loss = Unlearning(
         TwoAnswers(DARK, BADNET),
         TwoAnswers(DARK, reference),
         CleanData(ImageSet("dark", SIZE, images, labels), InputSpecification(SIZE)),
-        _Evidence(dose, (), torch.zeros(0), suspected),
+        Evidence((), torch.zeros(0), suspected),
         dose,
         (),
         torch.Generator().manual_seed(0),
@@ -235,7 +232,7 @@ def cost_of(
     ("dose", "how"), [(_RELEARNED, "pasted"), (_UNTARGETED, "between"), (_TARGETED, "between")]
 )
 def test_from_a_student_clean_images_are_mixed_by_parts(
-    monkeypatch: pytest.MonkeyPatch, dose: _Dose, how: str
+    monkeypatch: pytest.MonkeyPatch, dose: Dose, how: str
 ) -> None:
     called = []
 
@@ -243,7 +240,7 @@ def test_from_a_student_clean_images_are_mixed_by_parts(
         called.append(how)
         return images
 
-    monkeypatch.setattr(import_module("goodnet.defenses.auto"), how, as_they_are)
+    monkeypatch.setattr(unlearning, how, as_they_are)
     cost_of(WITHOUT_2, monkeypatch, dose)
     assert called == [how]
 
@@ -299,8 +296,8 @@ class Bright(Probe):
 
 
 def test_images_of_a_class_that_is_still_misled_are_drawn_once_more() -> None:
-    evidence = _Evidence(_RELEARNED, (nowhere(),), torch.ones(1), torch.zeros(3, dtype=torch.bool))
-    changes = _Changes(evidence, _RELEARNED, (), torch.Generator().manual_seed(0))
+    evidence = Evidence((nowhere(),), torch.ones(1), torch.zeros(3, dtype=torch.bool))
+    changes = Changes(evidence, 0.5, (), torch.Generator().manual_seed(0))
     shown, labels = torch.zeros(3, *SIZE), torch.arange(3)
     often = torch.arange(3).repeat_interleave(torch.tensor([90, 9, 1]))
 
@@ -321,13 +318,13 @@ def nowhere() -> Universal:
     )
 
 
-def evidence_of(*, leading: int, suspicious: int) -> _Evidence:
+def evidence_of(*, leading: int, suspicious: int) -> Evidence:
     """Three changes that lead to label `leading`; another may be suspected."""
     universal = Universal(
         Bright(SIZE), torch.full((3,), leading), torch.rand(3, 1), torch.ones(3), tried=10
     )
     suspected = torch.arange(3) == suspicious
-    return _Evidence(_TARGETED_OF_FEW, (universal,), torch.ones(1), suspected)
+    return Evidence((universal,), torch.ones(1), suspected)
 
 
 @pytest.mark.parametrize(
@@ -364,7 +361,7 @@ def test_of_few_images_it_presses_harder_where_something_is_left(
     module = import_module("goodnet.defenses.auto")
     pressed: list[float] = []
 
-    class Spied(_Unlearning):
+    class Spied(Unlearning):
         def __init__(self, *given: Any) -> None:
             super().__init__(*given)
             pressed.append(self._dose.unlike)
@@ -373,7 +370,7 @@ def test_of_few_images_it_presses_harder_where_something_is_left(
         scores = (torch.arange(classes) == 1).float()
         return Suspicion((), scores.to(torch.int64), scores, scores)
 
-    monkeypatch.setattr(module, "_Unlearning", Spied)
+    monkeypatch.setattr(module, "Unlearning", Spied)
     monkeypatch.setattr(module, "suspicion", one_label)
     monkeypatch.setattr(_Tuner, "still_led", lambda *_: left)
     found = DEFENSES["auto"](

@@ -1,0 +1,248 @@
+"""The loss by which a BadNet's answers to changed images are unlearned, and how hard it presses.
+
+defenses/auto.py decides what is unlearned, and names the sources of the parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from goodnet.answers import probabilities_of
+from goodnet.data.images import as_float
+from goodnet.data.roles import CleanData
+from goodnet.defenses.changes import Changed, Changes, Evidence
+from goodnet.defenses.distillation import between, distilled, pasted
+from goodnet.probes import Found, Suspect
+from goodnet.training import TrainingSettings, layout_of
+
+_Norm = nn.modules.batchnorm._BatchNorm
+
+_WITHOUT_NORMS = 0.05
+"""Factor of SGD's rate for AdamW, by which a network without batch norms learns right answers on
+changed images: how long its gradients are depends on its weights and inputs."""
+_TEMPERATURE = 2.0
+_SHARED = 0.5
+"""From this probability on the reference gives the wrong answer too."""
+_NEVER = -30.0
+"""Logit of a label that is not to be said."""
+
+
+@dataclass(frozen=True)
+class Dose:
+    """How hard the network is pressed.
+
+    Attributes:
+        counted: The BadNet's wrong answers that are unlearned: those that suspicious labels get;
+            those that a network of new weights, taught by the BadNet on clean images and tuned
+            in its place, does not share; or all, and the right answer is asked for.
+        searches: Whether small changes are searched for: at the start, where the network handed
+            in is tuned, and after each round. A brittle network has some without a backdoor.
+        changed: Share of each batch that is changed.
+        redrawn: Share of these that are drawn once more from all images, a class the more often
+            the more its images are still misled: of a backdoor of one class others show nothing.
+        mixed: Share of the others that are mixed with another.
+        pasted: Whether a rectangle of the other is put in, in place of a weighted mean of both.
+        replayed: Share of the random changes that are such as misled before.
+        unlike: Weight of not answering as the BadNet is misled to.
+        effort: Factor of the learning rate and of the least number of steps.
+        brightness: Of the augmentation; None leaves it.
+        runs: How often the network is tuned from the same weights; the mean is taken, since of
+            few images what a run gives depends much on its draws.
+    """
+
+    counted: Literal["suspicious", "unshared", "all"]
+    searches: bool
+    changed: float
+    redrawn: float
+    mixed: float
+    pasted: bool
+    replayed: float
+    unlike: float
+    effort: float
+    brightness: float | None
+    runs: int
+
+    def of(
+        self, network: nn.Module, training: TrainingSettings, *, rate: float
+    ) -> TrainingSettings:
+        """How `network` is tuned.
+
+        Where right answers are asked for of a network without batch norms, AdamW at a twentieth
+        of the rate takes the place of SGD.
+        """
+        if training.optimizer == "sgd" and self.counted == "all" and not has_norms(network):
+            rate *= _WITHOUT_NORMS
+            training = replace(training, optimizer="adamw", weight_decay=0.0)
+        augmentation = training.augmentation
+        if augmentation is not None and self.brightness is not None:
+            augmentation = replace(augmentation, brightness=self.brightness)
+        return replace(
+            training,
+            learning_rate=rate * self.effort * training.learning_rate,
+            least_steps=round(self.effort * training.least_steps),
+            augmentation=augmentation,
+        )
+
+    @property
+    def again(self) -> Dose:
+        """For a second round: shorter, but harder on what is left."""
+        return replace(self, searches=True, unlike=1.5 * self.unlike, effort=0.5 * self.effort)
+
+
+class Unlearning:
+    """The loss: the BadNet's answers on clean images, others where changes mislead it.
+
+    On changed images the reference is followed, but for labels that are to be unlearned. Where
+    every wrong answer is, the right ones are asked for. Labels are learned too, but not where some
+    are suspicious: there images may be few, and would be learned by heart.
+
+    Args:
+        badnet: B, which teaches on clean images and warns on changed ones.
+        reference: What teaches on changed images: B too, or a network it has taught.
+        tuning: The images that are tuned on, of which some are drawn once more.
+        evidence: Against the BadNet.
+        dose: How hard to press.
+        found: Changes that a search found.
+        generator: Draws the changes.
+    """
+
+    def __init__(
+        self,
+        badnet: nn.Module,
+        reference: nn.Module,
+        tuning: CleanData,
+        evidence: Evidence,
+        dose: Dose,
+        found: Sequence[Found],
+        generator: torch.Generator,
+    ) -> None:
+        # Called within `train`, which decides the precision.
+        self._specification = tuning.specification
+        self._badnet = Suspect(badnet, self._specification)
+        self._reference = (
+            self._badnet if reference is badnet else Suspect(reference, self._specification)
+        )
+        self._pixels, self._labels = tuning.pixels(), tuning.labels
+        self._layout = layout_of(badnet)
+        self._dose = dose
+        self._suspicious = evidence.suspicious
+        self._changes = Changes(evidence, dose.replayed, found, generator)
+        self._generator = generator
+
+    def __call__(
+        self, network: nn.Module, inputs: Tensor, labels: Tensor, _chosen: Tensor
+    ) -> Tensor:
+        """Mean over the batch, as `train` asks for it."""
+        _freeze_norms(network)
+        images = self._specification.restore(inputs)
+        kept = len(images) - round(self._dose.changed * len(images))
+        mixed = round(self._dose.mixed * kept)
+        clean = self._mixed(images[:kept], mixed)
+        shown, own = self._redrawn(images[kept:], labels[kept:])
+        labels = torch.cat([labels[:kept], own])
+        changed = self._changes.of(shown, own)
+        with torch.no_grad():
+            taught = self._badnet(torch.cat([clean, changed.images]))
+            misled_to = taught[kept:].argmax(1)
+            lesson = self._lesson(shown, changed, taught[kept:], misled_to, own)
+        prepared = self._specification.prepare(torch.cat([clean, changed.images]))
+        logits = network(prepared.contiguous(memory_format=self._layout)).float()
+        taught = torch.cat([taught[:kept], lesson.answers])
+        loss = distilled(logits, taught, temperature=_TEMPERATURE)
+        if self._dose.counted != "suspicious":
+            right = F.cross_entropy(logits, labels, reduction="none")
+            # A mixed image has no right label.
+            loss[mixed:] = (loss + right)[mixed:] / 2
+        said = probabilities_of(misled_to, logits[kept:]) * lesson.counted
+        self._changes.learn(changed, own, said.detach())
+        unlike: Tensor = -torch.log1p(-said.clamp(max=1 - 1e-4))
+        total = loss[:kept].sum() + loss[kept:][lesson.followed].sum()
+        return (total + self._dose.unlike * unlike.sum()) / len(images)
+
+    def _mixed(self, images: Tensor, count: int) -> Tensor:
+        """The images, the first `count` mixed with others."""
+        if self._dose.pasted:
+            return pasted(images, count, generator=self._generator)
+        shares = 0.5 + 0.5 * torch.rand(count, generator=self._generator)
+        return between(images, shares, generator=self._generator)
+
+    def _redrawn(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The images and their labels, the first of them others that are still misled."""
+        count = round(self._dose.redrawn * len(images))
+        if not count:
+            return images, labels
+        chosen = self._changes.needed(self._labels, count)
+        drawn = as_float(self._pixels[chosen]).to(images.device)
+        return (
+            torch.cat([drawn, images[count:]]),
+            torch.cat([self._labels[chosen].to(labels.device), labels[count:]]),
+        )
+
+    def _lesson(
+        self, shown: Tensor, changed: Changed, warned: Tensor, misled_to: Tensor, own: Tensor
+    ) -> _Lesson:
+        """What is asked for on changed images.
+
+        Args:
+            shown: The images before they were changed.
+            changed: The same after.
+            warned: The BadNet's answers to these.
+            misled_to: Its labels.
+            own: The right ones.
+        """
+        wrong = misled_to != own
+        every = torch.ones_like(wrong)
+        match self._dose.counted:
+            case "suspicious":
+                suspicious = self._suspicious.to(wrong.device)
+                counted = wrong & (suspicious[misled_to] | changed.searched)
+                barred = suspicious | _only(misled_to, counted, warned.shape[1])
+                barred = barred.scatter(1, own.unsqueeze(1), value=False)
+                return _Lesson(warned.masked_fill(barred, _NEVER), every, counted)
+            case "unshared":
+                answers = self._reference(changed.images)
+                counted = wrong & (probabilities_of(misled_to, answers) < _SHARED)
+                barred = _only(misled_to, counted, answers.shape[1])
+                # An error that the reference shares may be the backdoor's all the same.
+                followed = ~wrong | counted
+                return _Lesson(answers.masked_fill(barred, _NEVER), followed, counted)
+            case "all":
+                return _Lesson(self._badnet(shown), every, wrong)
+
+
+@dataclass(frozen=True, eq=False)
+class _Lesson:
+    """What is asked for on changed images.
+
+    Attributes:
+        answers: Logits to come close to, float32 (batch, label).
+        followed: On which images, bool (batch,).
+        counted: On which the BadNet's label is unlearned, bool (batch,).
+    """
+
+    answers: Tensor
+    followed: Tensor
+    counted: Tensor
+
+
+def _only(labels: Tensor, chosen: Tensor, classes: int) -> Tensor:
+    """Of each row that is chosen its label alone, bool (batch, classes)."""
+    return F.one_hot(labels, classes).bool() & chosen.unsqueeze(1)
+
+
+def has_norms(network: nn.Module) -> bool:
+    """Whether the network has batch norms."""
+    return any(isinstance(each, _Norm) for each in network.modules())
+
+
+def _freeze_norms(network: nn.Module) -> None:
+    """Norms keep their statistics: changed images would shift them."""
+    for module in network.modules():
+        if isinstance(module, _Norm):
+            module.eval()
