@@ -24,7 +24,7 @@ from goodnet.defenses.auto import (
     _harmed,
     _Tuner,
 )
-from goodnet.defenses.changes import Changed, Changes, Evidence
+from goodnet.defenses.changes import Changed, Evidence
 from goodnet.defenses.unlearning import _NEVER, Dose, Unlearning
 from goodnet.formats.specification import InputSpecification
 from goodnet.probes import Probe, Suspicion, Universal
@@ -190,9 +190,6 @@ class Brightened:
     def of(self, images: Tensor, _labels: Tensor) -> Changed:
         return Changed(torch.ones_like(images), torch.zeros(len(images), dtype=torch.bool), [])
 
-    def needed(self, _labels: Tensor, count: int) -> Tensor:
-        return torch.arange(count)
-
     def learn(self, *_: Any) -> None:
         pass
 
@@ -219,30 +216,13 @@ def cost_of(
     loss = Unlearning(
         TwoAnswers(DARK, BADNET),
         TwoAnswers(DARK, reference),
-        CleanData(ImageSet("dark", SIZE, images, labels), InputSpecification(SIZE)),
+        InputSpecification(SIZE),
         Evidence((), torch.zeros(0), suspected),
         dose,
         (),
         torch.Generator().manual_seed(0),
     )
     return float(loss(TwoAnswers(DARK, answer), images, labels, torch.arange(8)))
-
-
-@pytest.mark.parametrize(
-    ("dose", "how"), [(_RELEARNED, "pasted"), (_UNTARGETED, "between"), (_TARGETED, "between")]
-)
-def test_from_a_student_clean_images_are_mixed_by_parts(
-    monkeypatch: pytest.MonkeyPatch, dose: Dose, how: str
-) -> None:
-    called = []
-
-    def as_they_are(images: Tensor, *_: Any, generator: torch.Generator) -> Tensor:
-        called.append(how)
-        return images
-
-    monkeypatch.setattr(unlearning, how, as_they_are)
-    cost_of(WITHOUT_2, monkeypatch, dose)
-    assert called == [how]
 
 
 def test_what_is_followed_is_the_badnet_but_for_suspicious_labels(
@@ -293,29 +273,6 @@ class Bright(Probe):
 
     def change(self, images: Tensor, _numbers: Tensor) -> Tensor:
         return torch.ones_like(images)
-
-
-def test_images_of_a_class_that_is_still_misled_are_drawn_once_more() -> None:
-    evidence = Evidence((nowhere(),), torch.ones(1), torch.zeros(3, dtype=torch.bool))
-    changes = Changes(evidence, 0.5, (), torch.Generator().manual_seed(0))
-    shown, labels = torch.zeros(3, *SIZE), torch.arange(3)
-    often = torch.arange(3).repeat_interleave(torch.tensor([90, 9, 1]))
-
-    def drawn() -> Tensor:
-        return torch.bincount(often[changes.needed(often, 3000)], minlength=3) / 3000
-
-    # At first a class as often as another, however many images it has.
-    assert drawn().tolist() == pytest.approx([1 / 3] * 3, abs=0.05)
-    for _ in range(200):
-        changes.learn(changes.of(shown, labels), labels, torch.tensor([0.0, 0.1, 0.9]))
-    assert drawn().tolist() == pytest.approx([0.0, 0.1, 0.9], abs=0.05)
-
-
-def nowhere() -> Universal:
-    """No change that leads many images to one label."""
-    return Universal(
-        Bright(SIZE), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 1), torch.zeros(0), tried=10
-    )
 
 
 def evidence_of(*, leading: int, suspicious: int) -> Evidence:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
-import pytest
 import torch
 from torch import Tensor, nn
 
 from goodnet.data.images import ImageSet
 from goodnet.data.roles import CleanData
-from goodnet.defenses.distillation import between, distilled, pasted, student
+from goodnet.defenses.distillation import between, distilled, student
 from goodnet.formats.specification import InputSpecification
 from goodnet.training import Training, no_progress
 
@@ -95,24 +92,3 @@ def test_like_answers_are_no_distance_apart_and_others_some() -> None:
     # By hand: T = 2 gives p = (e, 1)/(e + 1) against (1, e)/(e + 1), each log-ratio 1.
     by_hand = 4 * (torch.e - 1) / (torch.e + 1)
     assert abs(float(found[1]) - by_hand) < 1e-5
-
-
-def test_pasted_images_have_one_rectangle_of_another() -> None:
-    count, mixed = 2000, 1900
-    images = torch.arange(float(count)).view(-1, 1, 1, 1).expand(-1, 1, 10, 12)
-    found = pasted(images, mixed, generator=seeded())
-    assert found.shape == images.shape
-    assert torch.equal(found[mixed:], images[mixed:])
-    foreign = (found != images)[:mixed, 0]
-    for image, inside in zip(found[:mixed, 0], foreign, strict=True):
-        assert len(image[inside].unique()) <= 1
-        rows, columns = inside.any(1), inside.any(0)
-        assert torch.equal(inside, rows.unsqueeze(1) & columns)
-        assert all(len(each.int().diff().nonzero()) <= 2 for each in (rows, columns))  # one piece
-    # Any share is as likely as another, and any place.
-    shares = foreign.float().mean((1, 2))
-    assert float(shares.mean()) == pytest.approx(0.5, abs=0.05)
-    assert float(shares.std()) == pytest.approx(1 / math.sqrt(12), abs=0.03)
-    often = foreign.float().mean(0)
-    assert torch.allclose(often, often.flip(0), atol=0.06)
-    assert torch.allclose(often, often.flip(1), atol=0.06)

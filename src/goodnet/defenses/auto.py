@@ -26,11 +26,10 @@ defenses/changes.py, learning anew in defenses/distillation.py.
 Sources of the parts: Wang et al. 2019, Neural Cleanse (search, and unlearning by right labels);
 Wei et al. 2023, Shared Adversarial Unlearning (-log(1 - p) of the label the old network is
 misled to); Li et al. 2021, Neural Attention Distillation, and Hinton et al. 2015 (answers kept
-by distillation; see defenses/distillation.py); Zhang et al. 2018, mixup, and Yun et al. 2019,
-CutMix (images between images, and with parts of others); Izmailov et al. 2018 (weights averaged
-along the way), and Wortsman et al. 2022, Model Soups (over runs too); Wang et al. 2024, MM-BD
-(margins). Random changes that many images share, and a student as the reference for errors: this
-project.
+by distillation; see defenses/distillation.py); Zhang et al. 2018, mixup (images between images);
+Izmailov et al. 2018 (weights averaged along the way), and Wortsman et al. 2022, Model Soups (over
+runs too); Wang et al. 2024, MM-BD (margins). Random changes that many images share, and a student
+as the reference for errors: this project.
 """
 
 from __future__ import annotations
@@ -105,9 +104,7 @@ _UNTARGETED = Dose(
     counted="all",
     searches=True,
     changed=0.5,
-    redrawn=0.0,
     mixed=0.4,
-    pasted=False,
     replayed=0.5,
     unlike=4.0,
     effort=1.0,
@@ -115,22 +112,13 @@ _UNTARGETED = Dose(
     runs=1,
 )
 _RELEARNED = replace(
-    _UNTARGETED,
-    counted="unshared",
-    redrawn=0.5,
-    mixed=0.9,
-    pasted=True,
-    replayed=0.7,
-    unlike=30.0,
-    effort=0.5,
+    _UNTARGETED, counted="unshared", mixed=0.9, replayed=0.7, unlike=30.0, effort=0.5
 )
 _TARGETED = Dose(
     counted="suspicious",
     searches=True,
     changed=0.5,
-    redrawn=0.0,
     mixed=0.9,
-    pasted=False,
     replayed=0.7,
     unlike=20.0,
     effort=1.0,
@@ -284,7 +272,7 @@ class _Tuner:
                     loss=Unlearning(
                         self._badnet,
                         reference,
-                        self._tuning,
+                        self._tuning.specification,
                         self._evidence,
                         dose,
                         found,

@@ -113,17 +113,6 @@ class Changes:
                     changed[own] = self._of_found(found, images[own])
         return Changed(changed, searched.to(images.device), drawn)
 
-    def needed(self, labels: Tensor, count: int) -> Tensor:
-        """Places of images, a class as often as the kind that misleads it most does so.
-
-        Args:
-            labels: Of the images to draw from.
-            count: How many are drawn; int64 (count,).
-        """
-        misled = self._misled.amax(1).clamp(min=1e-6)
-        each = misled / torch.bincount(labels, minlength=len(misled)).clamp(min=1)
-        return torch.multinomial(each[labels], count, replacement=True, generator=self._generator)
-
     def learn(self, changed: Changed, labels: Tensor, said: Tensor) -> None:
         """What came of it: how likely each image still gets the BadNet's wrong answer."""
         labels, said = labels.cpu(), said.cpu()

@@ -3,7 +3,7 @@
 Sources: Hinton, Vinyals, Dean 2015, Distilling the Knowledge in a Neural Network; Furlanello et
 al. 2018, Born-Again Neural Networks (a student of the teacher's own structure); Zhang et al. 2018,
 mixup, and Beyer et al. 2022, Knowledge Distillation: A Good Teacher Is Patient and Consistent
-(both see the same images, many of them mixtures); Yun et al. 2019, CutMix (rectangles of others).
+(both see the same images, many of them mixtures).
 """
 
 from __future__ import annotations
@@ -50,30 +50,6 @@ def between(images: Tensor, shares: Tensor, *, generator: torch.Generator) -> Te
     other = torch.randperm(len(images), generator=generator)[:mixed].to(images.device)
     kept = shares.view(-1, 1, 1, 1).to(images.device)
     return torch.cat([images[:mixed] * kept + images[other] * (1 - kept), images[mixed:]])
-
-
-def pasted(images: Tensor, count: int, *, generator: torch.Generator) -> Tensor:
-    """The images, the first `count` with a rectangle of another in them.
-
-    Args:
-        images: float32 (batch, channel, height, width).
-        count: How many; at most the batch.
-        generator: Draws the others, and where and how large the rectangles are: any share of the
-            image is as likely as another.
-    """
-    other = torch.randperm(len(images), generator=generator)[:count].to(images.device)
-    sides = torch.rand(count, generator=generator).sqrt()
-    rows, columns = (_spans(each, sides, generator) for each in images.shape[2:])
-    inside = (rows.unsqueeze(2) & columns.unsqueeze(1)).unsqueeze(1).to(images.device)
-    return torch.cat([torch.where(inside, images[other], images[:count]), images[count:]])
-
-
-def _spans(length: int, shares: Tensor, generator: torch.Generator) -> Tensor:
-    """Of each row `shares` of its `length`, in one piece anywhere, bool (count, length)."""
-    extents = (shares * length).round()
-    first = (torch.rand(len(shares), generator=generator) * (length - extents + 1)).floor()
-    place = torch.arange(length)
-    return (place >= first.unsqueeze(1)) & (place < (first + extents).unsqueeze(1))
 
 
 def student(

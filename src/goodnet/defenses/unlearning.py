@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from goodnet.answers import probabilities_of
-from goodnet.data.images import as_float
-from goodnet.data.roles import CleanData
 from goodnet.defenses.changes import Changed, Changes, Evidence
-from goodnet.defenses.distillation import between, distilled, pasted
+from goodnet.defenses.distillation import between, distilled
+from goodnet.formats.specification import InputSpecification
 from goodnet.probes import Found, Suspect
 from goodnet.training import TrainingSettings, layout_of
 
@@ -44,10 +43,7 @@ class Dose:
         searches: Whether small changes are searched for: at the start, where the network handed
             in is tuned, and after each round. A brittle network has some without a backdoor.
         changed: Share of each batch that is changed.
-        redrawn: Share of these that are drawn once more from all images, a class the more often
-            the more its images are still misled: of a backdoor of one class others show nothing.
         mixed: Share of the others that are mixed with another.
-        pasted: Whether a rectangle of the other is put in, in place of a weighted mean of both.
         replayed: Share of the random changes that are such as misled before.
         unlike: Weight of not answering as the BadNet is misled to.
         effort: Factor of the learning rate and of the least number of steps.
@@ -59,9 +55,7 @@ class Dose:
     counted: Literal["suspicious", "unshared", "all"]
     searches: bool
     changed: float
-    redrawn: float
     mixed: float
-    pasted: bool
     replayed: float
     unlike: float
     effort: float
@@ -105,7 +99,7 @@ class Unlearning:
     Args:
         badnet: B, which teaches on clean images and warns on changed ones.
         reference: What teaches on changed images: B too, or a network it has taught.
-        tuning: The images that are tuned on, of which some are drawn once more.
+        specification: How they want their inputs.
         evidence: Against the BadNet.
         dose: How hard to press.
         found: Changes that a search found.
@@ -116,19 +110,16 @@ class Unlearning:
         self,
         badnet: nn.Module,
         reference: nn.Module,
-        tuning: CleanData,
+        specification: InputSpecification,
         evidence: Evidence,
         dose: Dose,
         found: Sequence[Found],
         generator: torch.Generator,
     ) -> None:
         # Called within `train`, which decides the precision.
-        self._specification = tuning.specification
-        self._badnet = Suspect(badnet, self._specification)
-        self._reference = (
-            self._badnet if reference is badnet else Suspect(reference, self._specification)
-        )
-        self._pixels, self._labels = tuning.pixels(), tuning.labels
+        self._badnet = Suspect(badnet, specification)
+        self._reference = self._badnet if reference is badnet else Suspect(reference, specification)
+        self._specification = specification
         self._layout = layout_of(badnet)
         self._dose = dose
         self._suspicious = evidence.suspicious
@@ -143,9 +134,9 @@ class Unlearning:
         images = self._specification.restore(inputs)
         kept = len(images) - round(self._dose.changed * len(images))
         mixed = round(self._dose.mixed * kept)
-        clean = self._mixed(images[:kept], mixed)
-        shown, own = self._redrawn(images[kept:], labels[kept:])
-        labels = torch.cat([labels[:kept], own])
+        shares = 0.5 + 0.5 * torch.rand(mixed, generator=self._generator)
+        clean = between(images[:kept], shares, generator=self._generator)
+        own, shown = labels[kept:], images[kept:]
         changed = self._changes.of(shown, own)
         with torch.no_grad():
             taught = self._badnet(torch.cat([clean, changed.images]))
@@ -164,25 +155,6 @@ class Unlearning:
         unlike: Tensor = -torch.log1p(-said.clamp(max=1 - 1e-4))
         total = loss[:kept].sum() + loss[kept:][lesson.followed].sum()
         return (total + self._dose.unlike * unlike.sum()) / len(images)
-
-    def _mixed(self, images: Tensor, count: int) -> Tensor:
-        """The images, the first `count` mixed with others."""
-        if self._dose.pasted:
-            return pasted(images, count, generator=self._generator)
-        shares = 0.5 + 0.5 * torch.rand(count, generator=self._generator)
-        return between(images, shares, generator=self._generator)
-
-    def _redrawn(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The images and their labels, the first of them others that are still misled."""
-        count = round(self._dose.redrawn * len(images))
-        if not count:
-            return images, labels
-        chosen = self._changes.needed(self._labels, count)
-        drawn = as_float(self._pixels[chosen]).to(images.device)
-        return (
-            torch.cat([drawn, images[count:]]),
-            torch.cat([self._labels[chosen].to(labels.device), labels[count:]]),
-        )
 
     def _lesson(
         self, shown: Tensor, changed: Changed, warned: Tensor, misled_to: Tensor, own: Tensor
