@@ -331,11 +331,7 @@ def _nearby(network: nn.Module, sharpness: Sharpness) -> Iterator[None]:
     slopes = [slope * scale for (_, slope), scale in zip(moved, scales, strict=True)]
     length = torch.linalg.vector_norm(torch.stack([slope.norm() for slope in slopes]))
     before = [w.clone() for w, _ in moved]
-    momenta = [
-        (norm, norm.momentum)
-        for norm in network.modules()
-        if isinstance(norm, nn.modules.batchnorm._BatchNorm)
-    ]
+    momenta = [(norm, norm.momentum) for norm in batch_norms(network)]
     for (w, _), scale, slope in zip(moved, scales, slopes, strict=True):
         w.add_(sharpness.radius / (length + 1e-12) * scale * slope)
     for norm, _ in momenta:
@@ -348,6 +344,12 @@ def _nearby(network: nn.Module, sharpness: Sharpness) -> Iterator[None]:
             w.copy_(old)
         for norm, momentum in momenta:
             norm.momentum = momentum
+
+
+def batch_norms(network: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    """The network's layers that keep running statistics of their inputs."""
+    norms = nn.modules.batchnorm._BatchNorm
+    return [module for module in network.modules() if isinstance(module, norms)]
 
 
 def layout_of(network: nn.Module) -> torch.memory_format:

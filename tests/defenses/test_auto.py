@@ -212,7 +212,6 @@ def cost_of(
     monkeypatch.setattr(unlearning, "Changes", Brightened)
     suspected = torch.zeros(3, dtype=torch.bool)
     suspected[list(suspicious)] = True
-    images, labels = torch.zeros(8, *SIZE), torch.full((8,), label)
     loss = Unlearning(
         TwoAnswers(DARK, BADNET),
         TwoAnswers(DARK, reference),
@@ -222,7 +221,8 @@ def cost_of(
         (),
         torch.Generator().manual_seed(0),
     )
-    return float(loss(TwoAnswers(DARK, answer), images, labels, torch.arange(8)))
+    labels = torch.full((8,), label)
+    return float(loss(TwoAnswers(DARK, answer), torch.zeros(8, *SIZE), labels, torch.arange(8)))
 
 
 def test_what_is_followed_is_the_badnet_but_for_suspicious_labels(

@@ -50,7 +50,7 @@ from goodnet.defenses.changes import Evidence, around
 from goodnet.defenses.distillation import student
 from goodnet.defenses.exposure import exposure
 from goodnet.defenses.repaired import DefenseSettings, Repaired
-from goodnet.defenses.unlearning import Dose, Unlearning, has_norms
+from goodnet.defenses.unlearning import Dose, Unlearning
 from goodnet.probes import (
     Found,
     Suspect,
@@ -62,7 +62,7 @@ from goodnet.probes import (
     suspicion,
 )
 from goodnet.results import EpochRow
-from goodnet.training import Augmentation, Progress, TrainingSettings, train
+from goodnet.training import Augmentation, Progress, TrainingSettings, batch_norms, train
 
 AUTO = TrainingSettings(
     epochs=20,
@@ -152,7 +152,7 @@ def auto(
     evidence, dose = _evidence(
         Suspect(network, tuning.specification, settings.training.precision),
         tuning,
-        normed=has_norms(network),
+        normed=bool(batch_norms(network)),
         generator=generator,
         progress=progress,
     )

@@ -18,9 +18,7 @@ from goodnet.defenses.changes import Changed, Changes, Evidence
 from goodnet.defenses.distillation import between, distilled
 from goodnet.formats.specification import InputSpecification
 from goodnet.probes import Found, Suspect
-from goodnet.training import TrainingSettings, layout_of
-
-_Norm = nn.modules.batchnorm._BatchNorm
+from goodnet.training import TrainingSettings, batch_norms, layout_of
 
 _WITHOUT_NORMS = 0.05
 """Factor of SGD's rate for AdamW, by which a network without batch norms learns right answers on
@@ -70,7 +68,7 @@ class Dose:
         Where right answers are asked for of a network without batch norms, AdamW at a twentieth
         of the rate takes the place of SGD.
         """
-        if training.optimizer == "sgd" and self.counted == "all" and not has_norms(network):
+        if training.optimizer == "sgd" and self.counted == "all" and not batch_norms(network):
             rate *= _WITHOUT_NORMS
             training = replace(training, optimizer="adamw", weight_decay=0.0)
         augmentation = training.augmentation
@@ -130,7 +128,8 @@ class Unlearning:
         self, network: nn.Module, inputs: Tensor, labels: Tensor, _chosen: Tensor
     ) -> Tensor:
         """Mean over the batch, as `train` asks for it."""
-        _freeze_norms(network)
+        for norm in batch_norms(network):
+            norm.eval()  # changed images would shift its statistics
         images = self._specification.restore(inputs)
         kept = len(images) - round(self._dose.changed * len(images))
         mixed = round(self._dose.mixed * kept)
@@ -206,15 +205,3 @@ class _Lesson:
 def _only(labels: Tensor, chosen: Tensor, classes: int) -> Tensor:
     """Of each row that is chosen its label alone, bool (batch, classes)."""
     return F.one_hot(labels, classes).bool() & chosen.unsqueeze(1)
-
-
-def has_norms(network: nn.Module) -> bool:
-    """Whether the network has batch norms."""
-    return any(isinstance(each, _Norm) for each in network.modules())
-
-
-def _freeze_norms(network: nn.Module) -> None:
-    """Norms keep their statistics: changed images would shift them."""
-    for module in network.modules():
-        if isinstance(module, _Norm):
-            module.eval()
