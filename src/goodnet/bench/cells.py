@@ -16,16 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from goodnet.bench.inputs import images_for
 from goodnet.bench.zoo import CLEAN
 from goodnet.cases import set_path
-from goodnet.data.images import ImageSet
-from goodnet.data.readers import check_labels, read_images
 from goodnet.data.roles import Batches, CleanData, PoisonedData, TestData
 from goodnet.defenses import DefenseSettings, own_settings
 from goodnet.detector import GoodNet
 from goodnet.errors import DataError, GoodnetError, SettingsError
 from goodnet.evaluate import attack_success_rate, labels_given, rate
-from goodnet.formats import Model, read_model
+from goodnet.formats import read_model
 from goodnet.formats.model import network_suffix
 from goodnet.poison import Poisoning, triggered_set
 from goodnet.repair import FALSE_ALARMS, repair
@@ -213,7 +212,7 @@ def make_cell(
     classes = model.classes
     repaired, goodnet, result = repair(
         model.network,
-        CleanData(_read(data, "valid", model), model.specification),
+        CleanData(images_for(_path(data, "valid"), model), model.specification),
         classes=classes,
         method=method,
         settings=_defense_settings(method, precision),
@@ -222,7 +221,7 @@ def make_cell(
         with_risk=risk,
         progress=progress,
     )
-    images = _read(data, "test", model)
+    images = images_for(_path(data, "test"), model)
     test = TestData(images, model.specification)
     poisonings = [_poisoning(each, run) for each in badnet.poisonings]
     triggered = [
@@ -300,12 +299,6 @@ def _path(data: Path, role: str) -> Path:
         problem = f"holds no {role} set" if data.is_dir() else "no such folder"
         raise DataError(data, problem, "give the folder with valid and test images")
     return path
-
-
-def _read(data: Path, role: str, model: Model) -> ImageSet:
-    images = read_images(_path(data, role), size=model.specification.size).in_memory()
-    check_labels(images, model.classes, model.specification.label_offset)
-    return images
 
 
 def _poisoning(values: Mapping[str, Any], run: Path) -> Poisoning:

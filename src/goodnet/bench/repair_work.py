@@ -10,14 +10,11 @@ from typing import Annotated, Any
 import torch
 from pydantic import AfterValidator, Field
 
+from goodnet.bench.inputs import images_for, model_with_clean
 from goodnet.bench.work import Figures, Work, WorkSettings, with_counts
-from goodnet.data.images import ImageSet
-from goodnet.data.readers import check_labels, read_images
-from goodnet.data.roles import CleanData, PoisonedData, TestData
+from goodnet.data.roles import PoisonedData, TestData
 from goodnet.defenses import DEFENSES, DefenseSettings, own_settings
 from goodnet.evaluate import attack_success_rate, labels_given, rate
-from goodnet.formats import Model, read_model
-from goodnet.readings import with_likely_reading
 from goodnet.repair import repair
 from goodnet.training import Precision
 
@@ -64,21 +61,18 @@ def measure_repair(settings: RepairSettings) -> Sequence[Figures]:
         DataError: Images cannot be read, or are of another network.
         InputSpecificationError: The network is not fed as it was trained.
     """
-    model = read_model(settings.network)
-    valid = read_images(settings.valid, size=model.specification.size).in_memory()
-    model = with_likely_reading(model, valid)
+    model, valid = model_with_clean(settings.network, settings.valid)
     classes, specification = model.classes, model.specification
-    check_labels(valid, classes, specification.label_offset)
     repaired, goodnet, result = repair(
         model.network,
-        CleanData(valid, specification),
+        valid,
         classes=classes,
         method=settings.method,
         settings=defense_settings(settings),
         generator=torch.Generator().manual_seed(settings.seed),
         with_risk=settings.risk,
     )
-    test = TestData(_read(settings.test, model), specification)
+    test = TestData(images_for(settings.test, model), specification)
     networks = (model.network, repaired.network, goodnet)
     before, after, guarded = (labels_given(each, test) for each in networks)
     found = [
@@ -94,7 +88,9 @@ def measure_repair(settings: RepairSettings) -> Sequence[Figures]:
         )
     ]
     if settings.poisoned is not None:
-        data = PoisonedData(_read(settings.poisoned, model), specification, settings.poisoned.stem)
+        data = PoisonedData(
+            images_for(settings.poisoned, model), specification, settings.poisoned.stem
+        )
         before, after, guarded = (labels_given(each, data) for each in networks)
         found.append(
             Figures(
@@ -121,12 +117,6 @@ def defense_settings(settings: RepairSettings) -> DefenseSettings:
 
 def _decided_by(settings: RepairSettings) -> dict[str, Any]:
     return {"defense": asdict(defense_settings(settings))}
-
-
-def _read(path: Path, model: Model) -> ImageSet:
-    images = read_images(path, size=model.specification.size).in_memory()
-    check_labels(images, model.classes, model.specification.label_offset)
-    return images
 
 
 REPAIR = Work("repair", RepairSettings, measure_repair, _decided_by)

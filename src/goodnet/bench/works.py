@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from goodnet.bench.paper import PAPER
 from goodnet.bench.repair_work import REPAIR
+from goodnet.bench.scan_work import SCAN
 
-WORKS = {work.name: work for work in (REPAIR, PAPER)}
+WORKS = {work.name: work for work in (REPAIR, SCAN, PAPER)}
