@@ -24,8 +24,10 @@ _WITHOUT_NORMS = 0.05
 """Factor of SGD's rate for AdamW, by which a network without batch norms learns right answers on
 changed images: how long its gradients are depends on its weights and inputs."""
 _TEMPERATURE = 2.0
-_SHARED = 0.5
-"""From this probability on the reference gives the wrong answer too."""
+_SURER = 0.7
+"""By so much likelier than others hold a wrong answer for, the BadNet has it for its own."""
+_FOLLOWED = 0.02
+"""How much of the way to the network's weights those that follow go at each step."""
 _NEVER = -30.0
 """Logit of a label that is not to be said."""
 
@@ -37,7 +39,8 @@ class Dose:
     Attributes:
         counted: The BadNet's wrong answers that are unlearned: those that suspicious labels get;
             those that a network of new weights, taught by the BadNet on clean images and tuned
-            in its place, does not share; or all, and the right answer is asked for.
+            in its place, does not share, or no longer does; or all, and the right answer is
+            asked for.
         searches: Whether small changes are searched for: at the start, where the network handed
             in is tuned, and after each round. A brittle network has some without a backdoor.
         changed: Share of each batch that is changed.
@@ -91,7 +94,10 @@ class Unlearning:
     """The loss: the BadNet's answers on clean images, others where changes mislead it.
 
     On changed images the reference is followed, but for labels that are to be unlearned. Where
-    every wrong answer is, the right ones are asked for. Labels are learned too, but not where some
+    every wrong answer is, the right ones are asked for. Where those are that the reference does not
+    share, the network as it was a while ago (the mean of its weights, the latest counting most;
+    Tarvainen and Valpola 2017, Mean Teacher) need not share them either: what is unlearned of a
+    backdoor then shows more of it. Labels are learned too, but not where some
     are suspicious: there images may be few, and would be learned by heart.
 
     Args:
@@ -119,6 +125,8 @@ class Unlearning:
         self._reference = self._badnet if reference is badnet else Suspect(reference, specification)
         self._specification = specification
         self._layout = layout_of(badnet)
+        self._before: Suspect | None = None
+        """The network as it was a while ago."""
         self._dose = dose
         self._suspicious = evidence.suspicious
         self._changes = Changes(evidence, dose.replayed, found, generator)
@@ -130,6 +138,9 @@ class Unlearning:
         """Mean over the batch, as `train` asks for it."""
         for norm in batch_norms(network):
             norm.eval()  # changed images would shift its statistics
+        if self._dose.counted == "unshared":
+            self._before = self._before or Suspect(network, self._specification)
+            self._before.follow(network, _FOLLOWED)
         images = self._specification.restore(inputs)
         kept = len(images) - round(self._dose.changed * len(images))
         mixed = round(self._dose.mixed * kept)
@@ -177,8 +188,11 @@ class Unlearning:
                 barred = barred.scatter(1, own.unsqueeze(1), value=False)
                 return _Lesson(warned.masked_fill(barred, _NEVER), every, counted)
             case "unshared":
+                assert self._before is not None
                 answers = self._reference(changed.images)
-                counted = wrong & (probabilities_of(misled_to, answers) < _SHARED)
+                others = (answers, self._before(changed.images))
+                shared = torch.minimum(*(probabilities_of(misled_to, each) for each in others))
+                counted = wrong & (probabilities_of(misled_to, warned) - shared >= _SURER)
                 barred = _only(misled_to, counted, answers.shape[1])
                 # An error that the reference shares may be the backdoor's all the same.
                 followed = ~wrong | counted

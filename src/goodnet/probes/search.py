@@ -33,6 +33,8 @@ MOST_LABELS = 64
 class Suspect:
     """A network that is only asked: it takes images in [0, 1] and gives logits.
 
+    What it asks is a copy.
+
     Args:
         network: Left as it is.
         specification: How it wants its inputs.
@@ -61,6 +63,12 @@ class Suspect:
             with torch.autocast(self.device.type, torch.bfloat16):
                 return self._network(inputs).float()  # type: ignore[no-any-return]
         return self._network(inputs).float()  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def follow(self, network: nn.Module, share: float) -> None:
+        """Moves the weights this share of the way to those of a network of the same structure."""
+        for own, other in zip(self._network.parameters(), network.parameters(), strict=True):
+            own.lerp_(other, share)
 
 
 @dataclass(frozen=True, eq=False)
