@@ -349,16 +349,18 @@ def test_the_two_parts_hold_each_cell_once() -> None:
     development = [
         a_cell(member="patch"),
         a_cell(member="multi-target", method="clp"),
+        a_cell(member="source-specific", seed=1),
         a_cell(member="sunglasses", network="deepid"),
     ]
     held_out = [
         a_cell(member="patch", seed=1),
+        a_cell(member="source-specific", seed=2),
         a_cell(member="low-rate"),
         a_cell(member="sunglasses"),
         a_cell(member="all-to-all", network="deepid"),
         a_cell(member="patch", network="preact_resnet18-8"),
     ]
-    parts = parts_of([*held_out[:2], *development, *held_out[2:]])
+    parts = parts_of([*held_out[:3], *development, *held_out[3:]])
     assert [(part.name, part.cells) for part in parts] == [
         ("development", tuple(development)),
         ("held out", tuple(held_out)),
@@ -378,7 +380,7 @@ def test_methods_and_attacks_are_summed_up() -> None:
         a_cell((5,), member="flat-minimum", seed=0, lost=4),
         a_cell((900, 100), member="flat-minimum", seed=1, lost=-2, floor=100),
         a_cell((25,), member="low-rate", seed=0),
-        a_cell((0,), member="clean", seed=1, lost=30),
+        a_cell((0,), member="clean", seed=3, lost=30),
         a_cell((0,), member="clean", seed=2),
         a_cell((0,), member="flat-minimum", seed=0, method="clp", lost=1),
     ]
