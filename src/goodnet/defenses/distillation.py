@@ -29,7 +29,6 @@ from goodnet.training import (
 )
 
 _MIXED = 0.75
-_TEMPERATURE = 2.0
 _EPOCHS, _BATCH, _RATE = 60, 64, 3e-3
 
 
@@ -121,7 +120,7 @@ class _Taught:
             taught = self._teacher(images)
         prepared = self._specification.prepare(images)
         logits = network(prepared.contiguous(memory_format=self._layout)).float()
-        return distilled(logits, taught, temperature=_TEMPERATURE).mean()
+        return distilled(logits, taught, temperature=1.0).mean()
 
 
 def _drawn_anew(network: nn.Module, *, generator: torch.Generator) -> nn.Module:

@@ -24,7 +24,7 @@ _WITHOUT_NORMS = 0.05
 """Factor of SGD's rate for AdamW, by which a network without batch norms learns right answers on
 changed images: how long its gradients are depends on its weights and inputs."""
 _TEMPERATURE = 2.0
-_SURER = 0.6
+_SURER = 0.7
 """By so much likelier than others hold a wrong answer for, the BadNet has it for its own."""
 _FOLLOWED = 0.02
 """How much of the way to the network's weights those that follow go at each step."""
