@@ -10,8 +10,8 @@ made surer of that label than of others too (see probes/suspicion.py). Then
   lead there, the answer has to be the one the BadNet would give without that label;
 - where there is none, the backdoor may lead from each class elsewhere, or to anything. With images
   enough a network of new weights learns the BadNet's answers on clean images first: little of such
-  a backdoor is passed on. Errors of the BadNet that this student does not share are then unlearned
-  in it. Of fewer images every change that misleads the BadNet is unlearned, and the right answer
+  a backdoor is passed on. Errors of which the BadNet is far surer than this student are then
+  unlearned in it, and those of which it is surer than the student has become. Of fewer images every change that misleads the BadNet is unlearned, and the right answer
   asked for;
 - with few images nothing is done without a reason: a clean network would only lose by it.
 
@@ -26,7 +26,8 @@ defenses/changes.py, learning anew in defenses/distillation.py.
 Sources of the parts: Wang et al. 2019, Neural Cleanse (search, and unlearning by right labels);
 Wei et al. 2023, Shared Adversarial Unlearning (-log(1 - p) of the label the old network is
 misled to); Li et al. 2021, Neural Attention Distillation, and Hinton et al. 2015 (answers kept
-by distillation; see defenses/distillation.py); Zhang et al. 2018, mixup (images between images);
+by distillation; see defenses/distillation.py); Tarvainen and Valpola 2017, Mean Teacher (a network
+as it was a while ago); Zhang et al. 2018, mixup (images between images);
 Izmailov et al. 2018 (weights averaged along the way), and Wortsman et al. 2022, Model Soups (over
 runs too); Wang et al. 2024, MM-BD (margins). Random changes that many images share, and a student
 as the reference for errors: this project.

@@ -25,9 +25,9 @@ _WITHOUT_NORMS = 0.05
 changed images: how long its gradients are depends on its weights and inputs."""
 _TEMPERATURE = 2.0
 _SURER = 0.7
-"""By so much likelier than others hold a wrong answer for, the BadNet has it for its own."""
+"""An error is the BadNet's own where it holds it for likelier than others do by this much."""
 _FOLLOWED = 0.02
-"""How much of the way to the network's weights those that follow go at each step."""
+"""Share of the way to the tuned network's weights that their mean goes at each step."""
 _NEVER = -30.0
 """Logit of a label that is not to be said."""
 
@@ -39,7 +39,7 @@ class Dose:
     Attributes:
         counted: The BadNet's wrong answers that are unlearned: those that suspicious labels get;
             those that a network of new weights, taught by the BadNet on clean images and tuned
-            in its place, does not share, or no longer does; or all, and the right answer is
+            in its place, does not share or no longer shares; or all, and the right answer is
             asked for.
         searches: Whether small changes are searched for: at the start, where the network handed
             in is tuned, and after each round. A brittle network has some without a backdoor.
@@ -95,10 +95,10 @@ class Unlearning:
 
     On changed images the reference is followed, but for labels that are to be unlearned. Where
     every wrong answer is, the right ones are asked for. Where those are that the reference does not
-    share, the network as it was a while ago (the mean of its weights, the latest counting most;
-    Tarvainen and Valpola 2017, Mean Teacher) need not share them either: what is unlearned of a
-    backdoor then shows more of it. Labels are learned too, but not where some
-    are suspicious: there images may be few, and would be learned by heart.
+    share, so are those that the network tuned does not share any more (a mean of its weights tells,
+    the latest counting most; Tarvainen and Valpola 2017, Mean Teacher): what is unlearned of a
+    backdoor shows more of it. Labels are learned too, but not where some are suspicious: there
+    images may be few, and would be learned by heart.
 
     Args:
         badnet: B, which teaches on clean images and warns on changed ones.
