@@ -10,9 +10,9 @@ made surer of that label than of others too (see probes/suspicion.py). Then
   lead there, the answer has to be the one the BadNet would give without that label;
 - where there is none, the backdoor may lead from each class elsewhere, or to anything. With images
   enough a network of new weights learns the BadNet's answers on clean images first: little of such
-  a backdoor is passed on. Errors of which the BadNet is far surer than this student are then
-  unlearned in it, and those of which it is surer than the student has become. Of fewer images every change that misleads the BadNet is unlearned, and the right answer
-  asked for;
+  a backdoor is passed on. Errors of which the BadNet is far surer than this student, or than the
+  student has become meanwhile, are then unlearned in it. Of fewer images every change that misleads
+  the BadNet is unlearned, and the right answer asked for;
 - with few images nothing is done without a reason: a clean network would only lose by it.
 
 On clean images the network keeps to the BadNet's answers, and on changed ones too where these are
