@@ -27,10 +27,10 @@ Sources of the parts: Wang et al. 2019, Neural Cleanse (search, and unlearning b
 Wei et al. 2023, Shared Adversarial Unlearning (-log(1 - p) of the label the old network is
 misled to); Li et al. 2021, Neural Attention Distillation, and Hinton et al. 2015 (answers kept
 by distillation; see defenses/distillation.py); Tarvainen and Valpola 2017, Mean Teacher (a network
-as it was a while ago); Zhang et al. 2018, mixup (images between images);
-Izmailov et al. 2018 (weights averaged along the way), and Wortsman et al. 2022, Model Soups (over
-runs too); Wang et al. 2024, MM-BD (margins). Random changes that many images share, and a student
-as the reference for errors: this project.
+as it was a while ago); Zhang et al. 2018, mixup (images between images); Izmailov et al. 2018
+(weights averaged along the way), and Wortsman et al. 2022, Model Soups (over runs too); Wang et al.
+2024, MM-BD (margins). Random changes that many images share, and a student as the reference for
+errors: this project.
 """
 
 from __future__ import annotations
