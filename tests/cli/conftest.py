@@ -120,6 +120,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_badnet(desk / "net.h5")
     write_badnet(desk / "net.keras")
     write_images(colour_images(45, seed=1), desk / "valid.h5")
+    write_images(colour_images(200, seed=9), desk / "many.h5")
     write_images(colour_images(30, seed=2), desk / "test.h5")
     triggered = colour_images(30, seed=3, triggered=True)
     write_images(triggered, desk / "corner.h5")

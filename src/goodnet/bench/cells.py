@@ -49,6 +49,7 @@ class CellTask:
         precision: Of the numbers while tuning.
         file: Where the cell is written.
         risk: Whether the repair estimates the remaining risk too.
+        device: On which it is made; as the number of threads, no setting of the cell.
     """
 
     run: Path
@@ -58,6 +59,7 @@ class CellTask:
     precision: Precision
     file: Path
     risk: bool = True
+    device: str = "cpu"
 
     @property
     def member(self) -> str:
@@ -75,7 +77,7 @@ class CellTask:
         return (
             *("bench", "cell", str(self.run), str(self.data), "--method", self.method),
             *("--seed", str(self.repair_seed), "--precision", self.precision),
-            *("--out", str(self.file)),
+            *("--out", str(self.file), "--device", self.device),
             *(() if self.risk else ("--no-risk",)),
         )
 
@@ -180,6 +182,7 @@ def make_cell(
     seed: int,
     precision: Precision,
     risk: bool = True,
+    device: str = "cpu",
     progress: Progress = no_progress,
 ) -> Cell:
     """One network of the zoo, repaired by one method, and what test images show afterwards.
@@ -192,6 +195,7 @@ def make_cell(
         seed: Of everything the repair draws.
         precision: Of the numbers while tuning.
         risk: Whether the repair estimates the remaining risk too.
+        device: On which it is made.
         progress: Told what is being done.
 
     Raises:
@@ -208,7 +212,10 @@ def make_cell(
     )
     if manifest["inputs"]["test"]["sha256"] != badnet.test:
         raise DataError(data, f"has other test images than {run}", "give the data of the zoo")
+    manifest["machine"]["device"] = device
     model, twin = (read_model(badnet.files[role]) for role in ("badnet", "twin"))
+    for each in (model, twin):
+        each.network.to(device)
     classes = model.classes
     repaired, goodnet, result = repair(
         model.network,

@@ -117,6 +117,7 @@ def cell_tasks(
     repair_seed: int,
     precision: Precision,
     risk: bool = True,
+    device: str = "cpu",
 ) -> tuple[CellTask, ...]:
     """The cells of one network, attack by attack.
 
@@ -130,6 +131,7 @@ def cell_tasks(
         repair_seed: Of the repairs.
         precision: Of the numbers while tuning.
         risk: Whether the repairs estimate the remaining risk too.
+        device: On which they are made.
 
     Raises:
         SettingsError: No such member, or no such seed of any member chosen.
@@ -162,6 +164,7 @@ def cell_tasks(
             precision=precision,
             file=out / network.name / run.parent.name / run.name / f"{method}.json",
             risk=risk,
+            device=device,
         )
         for run in runs
         for method in methods

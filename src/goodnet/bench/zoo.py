@@ -149,7 +149,7 @@ class Task:
         seed: Of everything drawn.
         folder: Run folder it is made in.
         settings: Arguments of `goodnet attack` that decide what is made.
-        places: Arguments that say where things lie.
+        places: Arguments that say where things lie, and where it is made.
         twin: The clean twin it is compared with; None for the twin itself.
     """
 
@@ -200,6 +200,7 @@ def zoo_tasks(
     seeds: Sequence[int],
     curves: bool,
     options: Sequence[str] = (),
+    device: str = "cpu",
 ) -> tuple[Task, ...]:
     """The tasks of a zoo, clean twins first, since the others are compared with them.
 
@@ -212,6 +213,7 @@ def zoo_tasks(
         seeds: One network of each member for each.
         curves: Whether to measure prune curves, for which the data needs a valid set.
         options: Further settings of `goodnet attack` for all.
+        device: On which the networks are made; one that is there stays, whatever made it.
     """
     network = ["--architecture", architecture]
     place = out / architecture
@@ -226,7 +228,7 @@ def zoo_tasks(
             settings = [*network, "--no-sets", *options, *member.arguments, "--seed", str(seed)]
             if curves and member.curve:
                 settings.append("--curve")
-            places = [str(data), "--out", str(folder)]
+            places = [str(data), "--out", str(folder), "--device", device]
             if member.name != CLEAN:
                 places += ["--twin", str(twin)]
             tasks.append(

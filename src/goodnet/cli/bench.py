@@ -11,7 +11,7 @@ from goodnet.bench import Task, cores, make_zoo, members, read_zoo, zoo_tasks
 from goodnet.cases import Case, folder_case
 from goodnet.cli import attack, bench_paper, bench_repair, bench_run
 from goodnet.cli.exit_codes import BAD_INPUT, DONE
-from goodnet.cli.options import console_of, print_result, seed
+from goodnet.cli.options import add_device, console_of, device_named, print_result, seed
 from goodnet.cli.signals import as_interrupt
 from goodnet.errors import SettingsError
 from goodnet.files import write_text
@@ -47,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="J",
         help="networks trained at a time, the cores shared among them; default: one a core",
     )
+    add_device(zoo)
     zoo.add_argument("--json", action="store_true", help="the result object on stdout")
     zoo.add_argument("-q", "--quiet", action="store_true", help="no progress")
     zoo.set_defaults(run_bench=run_zoo)
@@ -76,6 +77,7 @@ def run_zoo(options: argparse.Namespace) -> int:
     """Make the zoo, then show what is in it."""
     if options.jobs < 1:
         raise SettingsError("jobs", options.jobs, "give at least 1")
+    device_named(options.device)
     console = console_of(options)
     width = {} if options.width is None else {"width": options.width}
     case = folder_case(options.data, architecture=options.architecture, options=width)
@@ -117,6 +119,7 @@ def tasks_of(
         seeds=seeds,
         curves=case.material.valid is not None,
         options=[] if options.precision is None else ["--precision", options.precision],
+        device=options.device,
     )
 
 

@@ -22,7 +22,14 @@ from goodnet.bench import (
     risk_correlation,
 )
 from goodnet.cli.exit_codes import BAD_INPUT, DONE
-from goodnet.cli.options import console_of, print_result, progress_bars, seed
+from goodnet.cli.options import (
+    add_device,
+    console_of,
+    device_named,
+    print_result,
+    progress_bars,
+    seed,
+)
 from goodnet.cli.signals import as_interrupt
 from goodnet.defenses import DEFENSES
 from goodnet.errors import SettingsError
@@ -116,6 +123,7 @@ def _add_repair(parser: argparse.ArgumentParser) -> None:
         action="store_false",
         help="leave out the estimate of the remaining risk",
     )
+    add_device(parser)
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
@@ -127,6 +135,7 @@ def run(options: argparse.Namespace) -> int:
     """Make the cells, then show all that are there."""
     if options.jobs < 1:
         raise SettingsError("jobs", options.jobs, "give at least 1")
+    device_named(options.device)
     console = console_of(options)
     network = network_folder(options.zoo, architecture=options.architecture, width=options.width)
     methods = list(dict.fromkeys(options.methods))
@@ -189,11 +198,13 @@ def tasks_of(
         repair_seed=options.seed,
         precision=options.precision,
         risk=options.risk,
+        device=options.device,
     )
 
 
 def run_cell(options: argparse.Namespace) -> int:
     """Make one cell."""
+    device_named(options.device)
     with progress_bars(console_of(options)) as progress:
         cell = make_cell(
             options.run_folder,
@@ -202,6 +213,7 @@ def run_cell(options: argparse.Namespace) -> int:
             seed=options.seed,
             precision=options.precision,
             risk=options.risk,
+            device=options.device,
             progress=progress,
         )
     write_text(options.out, to_json(cell) + "\n")

@@ -37,8 +37,13 @@ def add_common(parser: argparse.ArgumentParser, *, out: bool = True) -> None:
         group.add_argument("--out", type=Path, metavar="DIR", help="run folder to write")
     group.add_argument("--seed", type=seed, default=0, metavar="N", help="default: %(default)s")
     group.add_argument("--json", action="store_true", help="the result object on stdout")
-    group.add_argument("--device", default="cpu", help="cpu or cuda; default: %(default)s")
+    add_device(group)
     group.add_argument("-q", "--quiet", action="store_true", help="no progress")
+
+
+def add_device(parser: argparse._ActionsContainer) -> None:
+    """--device."""
+    parser.add_argument("--device", default="cpu", help="cpu or cuda; default: %(default)s")
 
 
 def seed(text: str) -> int:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from goodnet.answers import device_of
 from goodnet.data.roles import CleanData
 from goodnet.formats.specification import InputSpecification
 from goodnet.modes import drawing_by
@@ -125,10 +126,11 @@ class _Taught:
 
 def _drawn_anew(network: nn.Module, *, generator: torch.Generator) -> nn.Module:
     """A copy with new weights; layers that cannot draw their own keep the old ones."""
-    drawn = copy.deepcopy(network)
+    # On the processor, whose generator is seeded: the same weights whatever the device.
+    drawn = copy.deepcopy(network).cpu()
     with drawing_by(generator):
         for module in drawn.modules():
             draw = getattr(module, "reset_parameters", None)
             if callable(draw):
                 draw()
-    return drawn
+    return drawn.to(device_of(network))
