@@ -16,6 +16,7 @@ from goodnet.data.roles import CleanData
 from goodnet.defenses import DEFENSES, DefenseSettings, unlearning
 from goodnet.defenses.auto import (
     _LITTLE,
+    _OWN_LEFT,
     _RELEARNED,
     _TARGETED,
     _TARGETED_OF_FEW,
@@ -30,6 +31,8 @@ from goodnet.formats.specification import InputSpecification
 from goodnet.probes import Probe, Suspicion, Universal
 from goodnet.training import Training, TrainingSettings, no_progress, train
 
+AUTO_MODULE = import_module("goodnet.defenses.auto")
+"""`goodnet.defenses.auto` is the function."""
 SIZE = (1, 2, 2)
 COUNT, CLASSES = 100, 4
 
@@ -69,7 +72,6 @@ def test_harm_is_what_is_lost_and_hardly_by_chance(
 def test_where_it_breaks_the_network_auto_tries_again_more_gently(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    module = import_module("goodnet.defenses.auto")
     told, rates = iter([True, True, False]), []
 
     def spied(
@@ -78,9 +80,9 @@ def test_where_it_breaks_the_network_auto_tries_again_more_gently(
         rates.append(settings.learning_rate)
         return train(network, data, settings, **more)
 
-    monkeypatch.setattr(module, "_harmed", lambda *_: next(told))
-    monkeypatch.setattr(module, "_ROUNDS", 1)
-    monkeypatch.setattr(module, "train", spied)
+    monkeypatch.setattr(AUTO_MODULE, "_harmed", lambda *_: next(told))
+    monkeypatch.setattr(AUTO_MODULE, "_ROUNDS", 1)
+    monkeypatch.setattr(AUTO_MODULE, "train", spied)
     linear = nn.Sequential(nn.Flatten(), nn.Linear(4, CLASSES))
     found = DEFENSES["auto"](
         linear,
@@ -130,7 +132,6 @@ def test_with_norms_and_many_images_auto_learns_the_answers_anew(
     anew: int,
     from_new_weights: bool,
 ) -> None:
-    module = import_module("goodnet.defenses.auto")
     told, learned, tuned = iter(harms), [], []
 
     def learn(teacher: nn.Module, *_: Any, **__: Any) -> Training:
@@ -143,11 +144,11 @@ def test_with_norms_and_many_images_auto_learns_the_answers_anew(
         tuned.append(network)
         return train(network, data, settings, **more)
 
-    monkeypatch.setattr(module, "student", learn)
-    monkeypatch.setattr(module, "_harmed", lambda *_: next(told))
-    monkeypatch.setattr(module, "_ROUNDS", 1)
-    monkeypatch.setattr(module, "train", spied)
-    monkeypatch.setattr(module, "suspicion", nothing_suspicious)
+    monkeypatch.setattr(AUTO_MODULE, "student", learn)
+    monkeypatch.setattr(AUTO_MODULE, "_harmed", lambda *_: next(told))
+    monkeypatch.setattr(AUTO_MODULE, "_ROUNDS", 1)
+    monkeypatch.setattr(AUTO_MODULE, "train", spied)
+    monkeypatch.setattr(AUTO_MODULE, "suspicion", nothing_suspicious)
     badnet = network_of(normed=normed)
     found = DEFENSES["auto"](
         badnet,
@@ -160,8 +161,9 @@ def test_with_norms_and_many_images_auto_learns_the_answers_anew(
     assert len(learned) == anew
     assert found.stopped.count("after learning anew") == anew
     assert tuned == [learned[0] if from_new_weights else badnet]
-    # The BadNet is searched where it is tuned itself, and what came out always.
-    assert found.stopped.count("small change") == (1 if from_new_weights else 2)
+    # Where there is a student it tells what is left; otherwise a search does, before and after.
+    assert found.stopped.count("small change") == (0 if from_new_weights else 2)
+    assert found.stopped.count("student") == int(from_new_weights)
 
 
 def nothing_suspicious(*_: Any, classes: int, **__: Any) -> Suspicion:
@@ -316,6 +318,21 @@ def evidence_of(*, leading: int, suspicious: int) -> Evidence:
     return Evidence((universal,), torch.ones(1), suspected)
 
 
+def tuner_of(evidence: Evidence) -> _Tuner:
+    """Of the BadNet, with dark images."""
+    images = ImageSet("dark", SIZE, torch.zeros(8, *SIZE), torch.zeros(8, dtype=torch.int64))
+    clean = CleanData(images, InputSpecification(SIZE))
+    return _Tuner(
+        TwoAnswers(DARK, BADNET),
+        clean,
+        clean,
+        DefenseSettings(),
+        evidence,
+        torch.Generator().manual_seed(0),
+        no_progress,
+    )
+
+
 @pytest.mark.parametrize(
     ("answer", "leading", "suspicious", "left"),
     [
@@ -328,26 +345,62 @@ def evidence_of(*, leading: int, suspicious: int) -> Evidence:
 def test_how_much_is_left_is_asked_of_new_changes(
     answer: tuple[float, ...], leading: int, suspicious: int, left: float
 ) -> None:
-    images = ImageSet("dark", SIZE, torch.zeros(8, *SIZE), torch.zeros(8, dtype=torch.int64))
-    specification = InputSpecification(SIZE)
-    clean = CleanData(images, specification)
-    tuner = _Tuner(
-        TwoAnswers(DARK, BADNET),
-        clean,
-        clean,
-        DefenseSettings(),
-        evidence_of(leading=leading, suspicious=suspicious),
-        torch.Generator().manual_seed(0),
-        no_progress,
-    )
+    tuner = tuner_of(evidence_of(leading=leading, suspicious=suspicious))
     assert tuner.still_led(TwoAnswers(DARK, answer)) == pytest.approx(left, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("answer", "student", "err", "left"),
+    [
+        (BADNET, WITHOUT_2, "100.0%", 0.936),
+        (WITHOUT_2, WITHOUT_2, "100.0%", 0.0),
+        (BADNET, BADNET, "0.0%", 0.0),  # an error that is shared is not the BadNet's own
+    ],
+)
+def test_how_much_is_left_of_errors_that_a_student_does_not_make(
+    monkeypatch: pytest.MonkeyPatch,
+    answer: tuple[float, ...],
+    student: tuple[float, ...],
+    err: str,
+    left: float,
+) -> None:
+    monkeypatch.setattr(AUTO_MODULE, "random_probes", lambda _: (Bright(SIZE),))
+    tuner = tuner_of(evidence_of(leading=1, suspicious=-1))
+    found = tuner.own_left(TwoAnswers(DARK, answer), TwoAnswers(DARK, student))
+    assert found == pytest.approx(left, abs=1e-3)
+    assert f"of new changes {err} make" in tuner.told[-1]
+
+
+@pytest.mark.parametrize(("left", "rounds"), [(_OWN_LEFT, 1), (2 * _OWN_LEFT, 2)])
+def test_what_was_learned_anew_is_tuned_again_where_much_is_left(
+    monkeypatch: pytest.MonkeyPatch, left: float, rounds: int
+) -> None:
+    def nothing(*_: Any, classes: int, **__: Any) -> Suspicion:
+        none = torch.zeros(classes)
+        return Suspicion((), none.to(torch.int64), none, none)
+
+    monkeypatch.setattr(AUTO_MODULE, "suspicion", nothing)
+    monkeypatch.setattr(AUTO_MODULE, "_MANY", 1)
+    monkeypatch.setattr(AUTO_MODULE, "_FEW", 1)
+    monkeypatch.setattr(_Tuner, "_harms", lambda *_: False)
+    monkeypatch.setattr(_Tuner, "learned_anew", lambda tuner: network_of(normed=True))
+    monkeypatch.setattr(_Tuner, "own_left", lambda *_: left)
+    found = DEFENSES["auto"](
+        network_of(normed=True),
+        numbered(0, 40),
+        numbered(40, 48),
+        DefenseSettings(training=TrainingSettings(epochs=1, learning_rate=1e-3)),
+        generator=torch.Generator().manual_seed(0),
+        progress=no_progress,
+    )
+    assert len(found.epochs) == rounds
+    assert "mislead" not in found.stopped
 
 
 @pytest.mark.parametrize(("left", "weights"), [(_LITTLE, [8.0]), (2 * _LITTLE, [8.0, 12.0])])
 def test_of_few_images_it_presses_harder_where_something_is_left(
     monkeypatch: pytest.MonkeyPatch, left: float, weights: list[float]
 ) -> None:
-    module = import_module("goodnet.defenses.auto")
     pressed: list[float] = []
 
     class Spied(Unlearning):
@@ -359,8 +412,8 @@ def test_of_few_images_it_presses_harder_where_something_is_left(
         scores = (torch.arange(classes) == 1).float()
         return Suspicion((), scores.to(torch.int64), scores, scores)
 
-    monkeypatch.setattr(module, "Unlearning", Spied)
-    monkeypatch.setattr(module, "suspicion", one_label)
+    monkeypatch.setattr(AUTO_MODULE, "Unlearning", Spied)
+    monkeypatch.setattr(AUTO_MODULE, "suspicion", one_label)
     monkeypatch.setattr(_Tuner, "still_led", lambda *_: left)
     found = DEFENSES["auto"](
         network_of(normed=False),

@@ -16,9 +16,10 @@ made surer of that label than of others too (see probes/suspicion.py). Then
 - with few images nothing is done without a reason: a clean network would only lose by it.
 
 On clean images the network keeps to the BadNet's answers, and on changed ones too where these are
-not unlearned: what is not the backdoor's is not to change. Then small changes are searched for in
-what came out; where there are some, tuning goes on. With few images, where a search costs
-accuracy, it is made only where changes like those that led astray still do.
+not unlearned: what is not the backdoor's is not to change. Then what came out is asked. Where there
+is a student, held-out images tell whether the BadNet's own errors are still made; otherwise small
+changes are searched for. Where there are some, tuning goes on. With few images, where a search
+costs accuracy, it is made only where changes like those that led astray still do.
 
 This file decides; the loss is in defenses/unlearning.py, how changes are drawn in
 defenses/changes.py, learning anew in defenses/distillation.py.
@@ -51,7 +52,7 @@ from goodnet.defenses.changes import Evidence, around
 from goodnet.defenses.distillation import student
 from goodnet.defenses.exposure import exposure
 from goodnet.defenses.repaired import DefenseSettings, Repaired
-from goodnet.defenses.unlearning import Dose, Unlearning
+from goodnet.defenses.unlearning import Dose, Unlearning, own_errors
 from goodnet.probes import (
     Found,
     Suspect,
@@ -100,6 +101,8 @@ _OFF = 0.05
 """How far these are from ones that had misled; in tuning changes are drawn closer."""
 _LITTLE = 0.01
 """What may be left of a backdoor of few images, where tuning stops."""
+_OWN_LEFT = 0.1
+"""What may be left of the BadNet's own errors, of clean networks too: twice what was on any."""
 
 _UNTARGETED = Dose(
     counted="all",
@@ -113,7 +116,13 @@ _UNTARGETED = Dose(
     runs=1,
 )
 _RELEARNED = replace(
-    _UNTARGETED, counted="unshared", mixed=0.9, replayed=0.7, unlike=30.0, effort=0.5
+    _UNTARGETED,
+    counted="unshared",
+    searches=False,
+    mixed=0.9,
+    replayed=0.7,
+    unlike=30.0,
+    effort=0.5,
 )
 _TARGETED = Dose(
     counted="suspicious",
@@ -166,13 +175,15 @@ def auto(
         learned = tuner.learned_anew()
         dose = _UNTARGETED if learned is None else dose
     repaired = reference = network if learned is None else learned
-    # What misleads the BadNet says little of what was learned anew, which is searched afterwards.
-    found = tuner.search(network, dose) if dose.searches and learned is None else ()
+    found = tuner.search(network, dose) if dose.searches else ()
     for round_ in range(1, _ROUNDS + 1):
         repaired = tuner.unlearned(
             repaired, reference, dose, found, what=f"unlearning, round {round_}"
         )
-        if dose.searches:
+        if dose.counted == "unshared":
+            if tuner.own_left(repaired, reference) <= _OWN_LEFT:
+                break
+        elif dose.searches:
             left = tuner.search(repaired, dose)
             if not left:
                 break
@@ -319,6 +330,36 @@ class _Tuner:
         every = torch.cat(likely) if likely else torch.zeros(0)
         left = float(every.mean()) if len(every) else 0.0
         self.told.append(f"then changes that led there still do so with {left:.1%}")
+        return left
+
+    @torch.no_grad()
+    def own_left(self, network: nn.Module, reference: nn.Module) -> float:
+        """How likely `network` makes the errors that are the BadNet's own and not `reference`'s.
+
+        The mean over held-out images that new changes make the BadNet err on; 0 where none does.
+        """
+        badnet, other, repaired = map(self._suspect, (self._badnet, reference, network))
+        pixels, labels = self._held_out.pixels(), self._held_out.labels
+        likely, asked = [], 0
+        for probe in random_probes(self._held_out.specification.size):
+            drawn = torch.randint(len(labels), (_ASKED,), generator=self._generator)
+            images = as_float(pixels[drawn])
+            numbers = probe.draw(_ASKED, images, generator=self._generator)
+            for shown, part, own in zip(
+                *(each.split(_AT_ONCE) for each in (images, numbers, labels[drawn])), strict=True
+            ):
+                changed = probe.change(shown, part)
+                warned = badnet(changed).cpu()
+                said = warned.argmax(1)
+                errs = own_errors(said, own, warned, other(changed).cpu())
+                likely.append(probabilities_of(said, repaired(changed).cpu())[errs])
+                asked += len(own)
+        every = torch.cat(likely)
+        left = float(every.mean()) if len(every) else 0.0
+        self.told.append(
+            f"of new changes {len(every) / asked:.1%} make the network handed in err where its "
+            f"student does not; {left:.1%} of that is left"
+        )
         return left
 
     def _suspect(self, network: nn.Module) -> Suspect:

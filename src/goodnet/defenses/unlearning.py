@@ -41,8 +41,8 @@ class Dose:
             those that a network of new weights, taught by the BadNet on clean images and tuned
             in its place, does not share or no longer shares; or all, and the right answer is
             asked for.
-        searches: Whether small changes are searched for: at the start, where the network handed
-            in is tuned, and after each round. A brittle network has some without a backdoor.
+        searches: Whether small changes are searched for, at the start and after each round. A
+            brittle network has some without a backdoor.
         changed: Share of each batch that is changed.
         mixed: Share of the others that are mixed with another.
         replayed: Share of the random changes that are such as misled before.
@@ -190,9 +190,8 @@ class Unlearning:
             case "unshared":
                 assert self._before is not None
                 answers = self._reference(changed.images)
-                others = (answers, self._before(changed.images))
-                shared = torch.minimum(*(probabilities_of(misled_to, each) for each in others))
-                counted = wrong & (probabilities_of(misled_to, warned) - shared >= _SURER)
+                before = self._before(changed.images)
+                counted = own_errors(misled_to, own, warned, answers, before)
                 barred = _only(misled_to, counted, answers.shape[1])
                 # An error that the reference shares may be the backdoor's all the same.
                 followed = ~wrong | counted
@@ -214,6 +213,20 @@ class _Lesson:
     answers: Tensor
     followed: Tensor
     counted: Tensor
+
+
+def own_errors(said: Tensor, right: Tensor, warned: Tensor, *others: Tensor) -> Tensor:
+    """Which errors are the BadNet's own: it is far surer of them than one of the others is.
+
+    Args:
+        said: The BadNet's labels, int64 (batch,).
+        right: The right ones.
+        warned: Its logits, (batch, label).
+        others: Logits of other networks.
+    """
+    sure = probabilities_of(said, warned)
+    shared = torch.stack([probabilities_of(said, each) for each in others]).amin(0)
+    return (said != right) & (sure - shared >= _SURER)
 
 
 def _only(labels: Tensor, chosen: Tensor, classes: int) -> Tensor:
