@@ -8,6 +8,7 @@ import shutil
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,21 @@ def test_repair(method: str, goodnet: Command, desk: Path, tmp_path: Path) -> No
     assert str(out / "report.html") in again.out.replace("\n", "")
     assert len((out / "report.html").read_bytes()) > 0.9 * len(page)
     assert goodnet("report", out, "--json").json() == result
+
+
+def test_anp_masks_relus_inside_the_layers_of_a_keras_file(
+    goodnet: Command, desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def last_is_zero(_: object, sites: list[Any], *__: object, **___: object) -> list[torch.Tensor]:
+        return [(torch.arange(site.channels) < site.channels - 1).float() for site in sites]
+
+    monkeypatch.setattr(import_module("goodnet.defenses.anp"), "_learn_masks", last_is_zero)
+    given = ["--valid", desk / "valid.h5", "--out", tmp_path / "run"]
+    arguments = ["repair", desk / "net.h5", *given, "--method", "anp", "--no-risk", "--json"]
+    answer = goodnet(*arguments)
+    assert answer.code == 0, answer.err
+    result = answer.json()
+    assert (result["layer"], result["channels_pruned"]) == ("conv_3", 1)
 
 
 def test_repair_measures_what_it_is_given(repaired: Path) -> None:

@@ -93,7 +93,7 @@ def test_clp_prunes_the_channel_that_stands_out_and_no_other(
 
 def test_a_mask_scales_what_a_norm_gives_but_for_its_shift(network: nn.Module) -> None:
     traced = trace(network)
-    sites = [site for site in _sites(traced, SIZE) if site.name == "features.norm_2"]
+    sites = [site for site in _sites(traced, SIZE) if site.layer == "features.norm_2"]
     norm = network.get_submodule("features.norm_2")
     assert isinstance(norm, nn.BatchNorm2d)
     value = torch.randn(2, 8, 3, 3)
@@ -115,7 +115,7 @@ def test_what_is_pruned_is_what_was_masked(
     plain, size = (network, SIZE) if kind == "norms" else (lamps, (4, 2, 2))
     traced = trace(plain)
     sites = _sites(traced, size)
-    assert [site.name for site in sites] == (
+    assert [site.layer for site in sites] == (
         [f"features.norm_{place}" for place in (1, 2, 3)] if kind == "norms" else ["relu"]
     )
     gone = [torch.arange(site.channels) % 3 == 1 for site in sites]
@@ -123,7 +123,7 @@ def test_what_is_pruned_is_what_was_masked(
     with torch.no_grad(), _masked(traced, sites, [(~each).float() for each in gone]):
         masked = traced(images)
     pruned = tuple(
-        LayerChannels(site.name, tuple(each.nonzero().flatten().tolist()))
+        LayerChannels(site.layer, tuple(each.nonzero().flatten().tolist()))
         for site, each in zip(sites, gone, strict=True)
     )
     assert torch.allclose(_without(plain, pruned)(images), masked, atol=1e-5)

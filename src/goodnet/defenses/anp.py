@@ -26,7 +26,7 @@ from goodnet.data.images import as_float
 from goodnet.data.roles import CleanData, require_clean
 from goodnet.defenses.repaired import DefenseSettings, Repaired
 from goodnet.errors import SurgeryError
-from goodnet.graph import layer_of, module_of, node_shapes, trace, without_softmax
+from goodnet.graph import layer_node, layer_of, module_of, node_shapes, trace, without_softmax
 from goodnet.modes import evaluating
 from goodnet.results import LayerChannels, Rate
 from goodnet.surgery import prune_channels
@@ -43,9 +43,16 @@ _NOTHING = -1.0
 
 @dataclass(frozen=True)
 class _Site:
-    """A layer whose channels are masked: a norm, or a ReLU in a network without norms."""
+    """Channels that are masked: of a norm, or of a ReLU in a network without norms.
 
-    name: str
+    Attributes:
+        layer: What ends in it.
+        module: Its own name, which of a ReLU inside a Keras layer is another.
+        channels: How many it has.
+    """
+
+    layer: str
+    module: str
     channels: int
 
 
@@ -80,7 +87,7 @@ def anp(
             break
         chosen, after = threshold, accuracy
     pruned = tuple(
-        LayerChannels(site.name, tuple((mask <= chosen).nonzero().flatten().tolist()))
+        LayerChannels(site.layer, tuple((mask <= chosen).nonzero().flatten().tolist()))
         for site, mask in zip(sites, masks, strict=True)
         if (mask <= chosen).any()
     )
@@ -109,14 +116,17 @@ def _sites(network: fx.GraphModule, size: tuple[int, int, int]) -> list[_Site]:
         ]
         calls = [str(node.target) for node in nodes]
         found = [
-            _Site(layer_of(node), shapes[node][0])
+            _Site(layer_of(node), str(node.target), shapes[node][0])
             for node in nodes
-            if calls.count(str(node.target)) == 1 and layer_of(node) == str(node.target)
+            if calls.count(str(node.target)) == 1
+            and (layer_node(network, layer_of(node)) is node)
+            # A norm is found again by its layer's name.
+            and (kind is nn.ReLU or layer_of(node) == str(node.target))
         ]
         if found:
             return found
     raise SurgeryError(
-        "the network has neither a norm nor a ReLU of feature maps as a layer of its own; "
+        "the network has neither a norm nor a ReLU of feature maps at the end of a layer; "
         "choose another method"
     )
 
@@ -203,7 +213,7 @@ def _masked(
         return changed
 
     hooks = [
-        network.get_submodule(site.name).register_forward_hook(change(place))
+        network.get_submodule(site.module).register_forward_hook(change(place))
         for place, site in enumerate(sites)
     ]
     try:
