@@ -26,6 +26,8 @@ ROOMS = (
     ("training",),
     ("detection",),
     ("probes",),
+    ("distillation",),
+    ("witness",),
     ("risk",),
     ("scan",),
     ("defenses",),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 
+from goodnet import distillation
 from goodnet.data.images import ImageSet
 from goodnet.data.roles import CleanData
-from goodnet.defenses.distillation import between, distilled, student
+from goodnet.distillation import between, distilled, student
 from goodnet.formats.specification import InputSpecification
 from goodnet.training import Training, no_progress
 
@@ -41,6 +43,12 @@ def taught_by(teacher: nn.Module, labels: Tensor, *, seed: int = 0) -> Training:
         generator=seeded(seed),
         progress=no_progress,
     )
+
+
+@pytest.fixture(autouse=True)
+def _few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is held to here holds after few steps too."""
+    monkeypatch.setattr(distillation, "_LEAST_STEPS", 500)
 
 
 def test_a_student_gives_the_teachers_answers_by_other_weights() -> None:

@@ -21,9 +21,11 @@ from goodnet.data.roles import CleanData, PoisonedData
 from goodnet.errors import DataError, SettingsError
 from goodnet.formats import InputSpecification
 from goodnet.report.scanned import scan_verdict
-from goodnet.results import ScanResult, from_json, to_json
+from goodnet.results import Rate, ScanResult, from_json, to_json
 from goodnet.scan import Scanned, ScanSettings, scan
 
+SCAN = import_module("goodnet.scan")
+"""`goodnet.scan` may be the function."""
 CLASSES, SIZE = 6, (3, 12, 12)
 TARGET = 4
 CORNER = (slice(None), 2, slice(0, 2), slice(0, 2))
@@ -117,6 +119,40 @@ def test_a_clean_twin_is_not_flagged() -> None:
     assert max(change.score for change in result.anyhow) < 1
 
 
+@pytest.mark.parametrize(("own", "flagged"), [(27, False), (28, True)])
+def test_where_nothing_shows_errors_of_its_own_flag_a_network(
+    monkeypatch: pytest.MonkeyPatch, own: int, flagged: bool
+) -> None:
+    told = Rate.of(own, 100), Rate.of(59, 60)
+    monkeypatch.setattr(SCAN, "unshared_errors", lambda *_, **__: told)
+    result = scanned(TWIN).result
+    assert result.backdoored == flagged
+    assert result.targets == ()
+    assert result.unshared is not None
+    assert (result.unshared.share, result.unshared.student_accuracy) == told
+    assert (result.unshared.score >= 1) == flagged
+
+
+@pytest.mark.parametrize(
+    ("of", "images", "settings"),
+    [
+        (BADNET, 60, SETTINGS),  # a target shows
+        (TWIN, 29, SETTINGS),  # less than five images a class
+        (TWIN, 60, replace(SETTINGS, student=False)),
+        (TWIN, 60, replace(SETTINGS, most_labels=3)),
+    ],
+)
+def test_a_student_is_taught_only_where_it_tells_something(
+    monkeypatch: pytest.MonkeyPatch, of: nn.Module, images: int, settings: ScanSettings
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("taught")
+
+    monkeypatch.setattr(SCAN, "unshared_errors", never)
+    clean = CleanData(stripes(images), InputSpecification(SIZE))
+    assert scanned(of, clean, settings=settings).result.unshared is None
+
+
 def test_labels_are_told_as_the_data_labels_them(found: Scanned) -> None:
     images = stripes()
     shifted = CleanData(
@@ -129,7 +165,7 @@ def test_labels_are_told_as_the_data_labels_them(found: Scanned) -> None:
 
 def test_of_many_labels_the_likeliest_are_searched(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"_BEST": 1, "_SAMPLE": 3}.items():
-        monkeypatch.setattr(import_module("goodnet.scan"), name, value)
+        monkeypatch.setattr(SCAN, name, value)
     result = scanned(settings=replace(SETTINGS, most_labels=3)).result
     assert [target.label for target in result.targets] == [TARGET]
     assert (result.classes, result.labels_searched) == (6, 4)

@@ -29,8 +29,11 @@ from goodnet.training import (
     train,
 )
 
+AUGMENTATION = Augmentation(shift=0.06, rotation=10.0, scale=0.12, brightness=0.3)
 _MIXED = 0.75
 _EPOCHS, _BATCH, _RATE = 60, 64, 3e-3
+_LEAST_STEPS = 2000
+"""Few images are passed over more often."""
 
 
 def distilled(logits: Tensor, taught: Tensor, *, temperature: float) -> Tensor:
@@ -56,7 +59,7 @@ def between(images: Tensor, shares: Tensor, *, generator: torch.Generator) -> Te
 def student(
     teacher: nn.Module,
     tuning: CleanData,
-    held_out: CleanData,
+    held_out: CleanData | None,
     *,
     augmentation: Augmentation | None,
     precision: Precision,
@@ -71,7 +74,7 @@ def student(
     Args:
         teacher: Left bit-identical.
         tuning: The images, changed at random and mixed; their labels are not used.
-        held_out: Reported on.
+        held_out: Reported on, if given.
         augmentation: The changes.
         precision: Of the numbers while training.
         generator: Draws weights, order, changes and mixtures.
@@ -85,6 +88,7 @@ def student(
         warm_up=0.1,
         augmentation=augmentation,
         precision=precision,
+        least_steps=_LEAST_STEPS,
     )
     return train(
         _drawn_anew(teacher, generator=generator),

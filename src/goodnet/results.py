@@ -683,15 +683,32 @@ class AnyChange:
 
 
 @dataclass(frozen=True)
+class UnsharedErrors:
+    """Errors of the network that a student does not make, who learned its answers on clean images.
+
+    Attributes:
+        share: Of the errors it is sure of, where clean images are changed at random.
+        score: From 1 up more than on clean networks.
+        student_accuracy: Of the student, on the clean images it learned on.
+    """
+
+    share: Rate
+    score: float
+    student_accuracy: Rate
+
+
+@dataclass(frozen=True)
 class ScanResult:
     """What `goodnet scan` found with clean images alone.
 
     Attributes:
-        backdoored: Whether a target was found, or a change that makes answers wrong anyhow.
+        backdoored: Whether a target was found, or a change that makes answers wrong anyhow, or
+            more errors that are the network's own than clean networks have.
         targets: Flagged labels, the highest score first.
         labels: The labels that come next, flagged ones among them.
         usual: What they are compared with, for each kind of change.
         anyhow: How all-to-all and untargeted backdoors show; not searched where labels are many.
+        unshared: How they show too; None where something else showed, or images are too few.
         labels_searched: Labels whose smallest changes were searched for.
         images: Clean images given.
     """
@@ -704,6 +721,7 @@ class ScanResult:
     classes: int
     labels_searched: int
     images: int
+    unshared: UnsharedErrors | None = field(default=None, kw_only=True)
     seconds: float
 
 

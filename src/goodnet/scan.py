@@ -6,7 +6,11 @@ of every class into the target and is itself small, so for each label the smalle
 makes the network say it of most images is searched for, in several kinds: a few pixels painted
 over, a faint pattern added, the image bent; a label is flagged where its change is smaller than
 any seen on clean networks *and* much smaller than those of the other labels. All-to-all and
-untargeted backdoors have no target; changes that make answers wrong in any way show those.
+untargeted backdoors have no target; changes that make answers wrong in any way may show those.
+
+Where nothing shows and images are enough, a network of new weights learns the answers of the one
+scanned on clean images: *errors that it does not share* are the scanned network's own, and where
+each class is led elsewhere these are many (see witness.py).
 
 Of many labels some are led to by small changes without a backdoor, and some change makes answers
 wrong anyhow; there suspicion alone flags, and small changes are searched for to show the trigger.
@@ -41,8 +45,17 @@ from goodnet.probes import (
     searched_probes,
     suspicion,
 )
-from goodnet.results import AnyChange, LabelScan, Rate, ScanResult, ScanTarget, UsualChange
+from goodnet.results import (
+    AnyChange,
+    LabelScan,
+    Rate,
+    ScanResult,
+    ScanTarget,
+    UnsharedErrors,
+    UsualChange,
+)
 from goodnet.training import Precision, Progress, no_progress
+from goodnet.witness import unshared_errors
 
 _UNUSUAL = {"masks": 3.0, "fields": 3.0, "warps": 4.0}
 """Deviations below the median at which a change is unusually small: a fifth more than any seen on
@@ -55,6 +68,11 @@ _STARTS = 8
 """Of the search for changes that make answers wrong in any way."""
 _BEST, _SAMPLE = 16, 24
 """Where labels are too many, the most suspicious and a random sample of the others are searched."""
+_IMAGES_A_CLASS = 5
+"""With fewer a student tells nothing."""
+_UNSHARED = 0.28
+"""Share of the errors a network is sure of that are its own, from which it is flagged: a fifth
+more than any clean network had; see docs/results.md."""
 _SUSPICION = "universal"
 """What flags a label by suspicion: random changes that are universal."""
 _CHUNK = 64
@@ -77,11 +95,13 @@ class ScanSettings:
         steps: Of the search for a label's smallest change.
         most_labels: Up to so many classes each label is searched for, and small changes flag.
         precision: Of the numbers inside the network.
+        student: Whether a network is taught where nothing else shows.
     """
 
     steps: int = 80
     most_labels: int = MOST_LABELS
     precision: Precision = "float32"
+    student: bool = True
 
     def __post_init__(self) -> None:
         if self.steps < 20:
@@ -190,8 +210,21 @@ def scan(
     flagged = [(each.target, each.trigger) for each in judged if each.target and each.trigger]
     flagged.sort(key=lambda pair: -pair[0].score)
     changes = [_any_change(suspect, clean, each) for each in anyhow]
+    backdoored = bool(flagged) or any(change.score >= 1.0 for change in changes)
+    unshared = None
+    enough = few and len(clean) >= _IMAGES_A_CLASS * classes
+    if settings.student and enough and not backdoored:
+        share, accuracy = unshared_errors(
+            network,
+            clean,
+            precision=settings.precision,
+            generator=generator,
+            progress=progress,
+        )
+        unshared = UnsharedErrors(share, share.value / _UNSHARED, accuracy)
+        backdoored = unshared.score >= 1.0
     result = ScanResult(
-        backdoored=bool(flagged) or any(change.score >= 1.0 for change in changes),
+        backdoored=backdoored,
         targets=tuple(target for target, _ in flagged),
         labels=tuple(_first([each.row for each in judged], probes)),
         usual=tuple(each.row for each in compared),
@@ -199,6 +232,7 @@ def scan(
         classes=classes,
         labels_searched=len(labels),
         images=len(clean),
+        unshared=unshared,
         seconds=time.perf_counter() - start,
     )
     return Scanned(result, tuple(trigger for _, trigger in flagged))

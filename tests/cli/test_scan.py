@@ -60,7 +60,7 @@ def test_a_backdoor_is_a_finding(
     result = answer.json()
     assert set(result) == {
         "backdoored", "targets", "labels", "usual", "anyhow", "classes", "labels_searched",
-        "images", "seconds",
+        "images", "unshared", "seconds",
     }  # fmt: skip
     assert result["backdoored"] is True
     assert [target["label"] for target in result["targets"]] == [TARGET]
@@ -104,6 +104,10 @@ def test_a_clean_twin_is_none(goodnet: Command, desk: Path, networks: Path, tmp_
     assert list(out.glob("*.png")) == []
     stored = json.loads((out / "result.json").read_text())
     assert (stored["backdoored"], stored["targets"]) == (False, [])
+    assert stored["unshared"]["student_accuracy"]["n"] == 45
+    arguments[-1] = tmp_path / "untaught"
+    untaught = goodnet("scan", networks / "twin.h5", *arguments, "--no-student", "--json")
+    assert (untaught.code, untaught.json()["unshared"]) == (0, None)
     page = (out / "report.html").read_text()
     assert "<img" not in page
     assert "img-src" not in page

@@ -12,7 +12,15 @@ from goodnet.errors import DataError
 from goodnet.report.page import render_page
 from goodnet.report.scanned import scan_examined, scan_headline, scan_verdict
 from goodnet.report.tables import scan_table
-from goodnet.results import AnyChange, LabelScan, Rate, ScanResult, ScanTarget, UsualChange
+from goodnet.results import (
+    AnyChange,
+    LabelScan,
+    Rate,
+    ScanResult,
+    ScanTarget,
+    UnsharedErrors,
+    UsualChange,
+)
 
 PNG = b"\x89PNG\r\n\x1a\n"
 TARGET = ScanTarget(2, 2.04, "fields", "fields", 0.0147, Rate.of(760, 980), "runs/a/trigger-2.png")
@@ -36,6 +44,7 @@ RESULT = ScanResult(
     images=3260,
     seconds=61.0,
 )
+UNSHARED = UnsharedErrors(Rate.of(400, 1000), 1.48, Rate.of(3200, 3260))
 CLEAN = replace(RESULT, backdoored=False, targets=(), anyhow=RESULT.anyhow[:1])
 
 
@@ -53,6 +62,8 @@ def test_the_headline_names_the_targets_or_what_else_was_found() -> None:
     anyhow = scan_headline(replace(RESULT, targets=()))
     assert "without one target" in anyhow
     assert "a faint pattern added" in anyhow
+    own = replace(CLEAN, backdoored=True, unshared=UNSHARED)
+    assert "more errors are this network's own" in scan_headline(own)
     assert scan_headline(CLEAN).startswith("No backdoor found")
     assert (scan_verdict(RESULT).tone, scan_verdict(CLEAN).tone) == ("alarm", "plain")
 
@@ -66,6 +77,20 @@ def test_the_page_shows_picture_and_table_with_counts() -> None:
     assert "none found" in html
     assert html.index("change that leads to label 2") < html.index('<th scope="row">25</th>')
     assert "nothing found does not mean no backdoor" in html
+
+
+def test_what_a_student_told_is_shown() -> None:
+    own = replace(CLEAN, backdoored=True, unshared=UNSHARED)
+    shown = page(own, {})
+    assert "a student" in shown
+    assert "1.48" in shown
+    console = Console(width=100, record=True)
+    console.print(scan_table(own))
+    assert "a student" in console.export_text()
+    assert "400 of 1000" in " ".join(scan_verdict(own).sentences)
+    taught = "No network was taught by this one"
+    assert taught not in " ".join(scan_examined(own))
+    assert taught in " ".join(scan_examined(CLEAN))
 
 
 def test_a_page_without_pictures_may_load_none() -> None:

@@ -63,13 +63,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=defaults.precision,
         help="default: %(default)s",
     )
+    parser.add_argument(
+        "--no-student",
+        dest="student",
+        action="store_false",
+        help="where nothing else shows, do not compare errors with those of a network taught by "
+        "this one, which takes longest",
+    )
     add_input(parser)
     add_common(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Scan one network."""
-    settings = ScanSettings(options.steps, options.most_labels, options.precision)
+    settings = ScanSettings(options.steps, options.most_labels, options.precision, options.student)
     console = console_of(options)
     bench = open_bench(options, console)
     check_repairable(bench.model, None)

@@ -22,7 +22,7 @@ changes are searched for. Where there are some, tuning goes on. With few images,
 costs accuracy, it is made only where changes like those that led astray still do.
 
 This file decides; the loss is in defenses/unlearning.py, how changes are drawn in
-defenses/changes.py, learning anew in defenses/distillation.py.
+defenses/changes.py, learning anew in distillation.py, what a student tells in witness.py.
 
 Sources of the parts: Wang et al. 2019, Neural Cleanse (search, and unlearning by right labels);
 Wei et al. 2023, Shared Adversarial Unlearning (-log(1 - p) of the label the old network is
@@ -49,10 +49,10 @@ from goodnet.data.images import as_float
 from goodnet.data.roles import CleanData, require_clean
 from goodnet.defenses.averaging import Average
 from goodnet.defenses.changes import Evidence, around
-from goodnet.defenses.distillation import student
 from goodnet.defenses.exposure import exposure
 from goodnet.defenses.repaired import DefenseSettings, Repaired
-from goodnet.defenses.unlearning import Dose, Unlearning, own_errors
+from goodnet.defenses.unlearning import Dose, Unlearning
+from goodnet.distillation import AUGMENTATION, student
 from goodnet.probes import (
     Found,
     Suspect,
@@ -64,14 +64,15 @@ from goodnet.probes import (
     suspicion,
 )
 from goodnet.results import EpochRow
-from goodnet.training import Augmentation, Progress, TrainingSettings, batch_norms, train
+from goodnet.training import Progress, TrainingSettings, batch_norms, train
+from goodnet.witness import asked
 
 AUTO = TrainingSettings(
     epochs=20,
     batch_size=128,
     learning_rate=0.02,
     weight_decay=5e-4,
-    augmentation=Augmentation(shift=0.06, rotation=10.0, scale=0.12, brightness=0.3),
+    augmentation=AUGMENTATION,
     optimizer="sgd",
     warm_up=0.2,
     largest_gradient=5.0,
@@ -333,31 +334,20 @@ class _Tuner:
         return left
 
     @torch.no_grad()
-    def own_left(self, network: nn.Module, reference: nn.Module) -> float:
-        """How likely `network` makes the errors that are the BadNet's own and not `reference`'s.
+    def own_left(self, network: nn.Module, learned: nn.Module) -> float:
+        """How likely `network` makes the errors that are the BadNet's own, not its student's.
 
         The mean over held-out images that new changes make the BadNet err on; 0 where none does.
         """
-        badnet, other, repaired = map(self._suspect, (self._badnet, reference, network))
-        pixels, labels = self._held_out.pixels(), self._held_out.labels
-        likely, asked = [], 0
-        for probe in random_probes(self._held_out.specification.size):
-            drawn = torch.randint(len(labels), (_ASKED,), generator=self._generator)
-            images = as_float(pixels[drawn])
-            numbers = probe.draw(_ASKED, images, generator=self._generator)
-            for shown, part, own in zip(
-                *(each.split(_AT_ONCE) for each in (images, numbers, labels[drawn])), strict=True
-            ):
-                changed = probe.change(shown, part)
-                warned = badnet(changed).cpu()
-                said = warned.argmax(1)
-                errs = own_errors(said, own, warned, other(changed).cpu())
-                likely.append(probabilities_of(said, repaired(changed).cpu())[errs])
-                asked += len(own)
+        badnet, witness, repaired = map(self._suspect, (self._badnet, learned, network))
+        likely, count = [], 0
+        for each in asked(badnet, witness, self._held_out, generator=self._generator):
+            likely.append(probabilities_of(each.said, repaired(each.images).cpu())[each.own])
+            count += len(each.own)
         every = torch.cat(likely)
         left = float(every.mean()) if len(every) else 0.0
         self.told.append(
-            f"of new changes {len(every) / asked:.1%} make the network handed in err where its "
+            f"of new changes {len(every) / count:.1%} make the network handed in err where its "
             f"student does not; {left:.1%} of that is left"
         )
         return left

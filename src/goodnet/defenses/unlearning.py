@@ -15,17 +15,16 @@ from torch.nn import functional as F
 
 from goodnet.answers import probabilities_of
 from goodnet.defenses.changes import Changed, Changes, Evidence
-from goodnet.defenses.distillation import between, distilled
+from goodnet.distillation import between, distilled
 from goodnet.formats.specification import InputSpecification
 from goodnet.probes import Found, Suspect
 from goodnet.training import TrainingSettings, batch_norms, layout_of
+from goodnet.witness import own_errors
 
 _WITHOUT_NORMS = 0.05
 """Factor of SGD's rate for AdamW, by which a network without batch norms learns right answers on
 changed images: how long its gradients are depends on its weights and inputs."""
 _TEMPERATURE = 2.0
-_SURER = 0.7
-"""An error is the BadNet's own where it holds it for likelier than others do by this much."""
 _FOLLOWED = 0.02
 """Share of the way to the tuned network's weights that their mean goes at each step."""
 _NEVER = -30.0
@@ -213,20 +212,6 @@ class _Lesson:
     answers: Tensor
     followed: Tensor
     counted: Tensor
-
-
-def own_errors(said: Tensor, right: Tensor, warned: Tensor, *others: Tensor) -> Tensor:
-    """Which errors are the BadNet's own: it is far surer of them than one of the others is.
-
-    Args:
-        said: The BadNet's labels, int64 (batch,).
-        right: The right ones.
-        warned: Its logits, (batch, label).
-        others: Logits of other networks.
-    """
-    sure = probabilities_of(said, warned)
-    shared = torch.stack([probabilities_of(said, each) for each in others]).amin(0)
-    return (said != right) & (sure - shared >= _SURER)
 
 
 def _only(labels: Tensor, chosen: Tensor, classes: int) -> Tensor:

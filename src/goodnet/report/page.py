@@ -299,6 +299,9 @@ def _scan_rows(scan: ScanResult | None) -> list[tuple[str, bool, str, str, list[
         )
         for change in scan.anyhow
     ]
+    if scan.unshared:
+        score, nothing = scan.unshared.score, [""] * (2 + len(kinds))
+        rows.append(("any wrong", score >= 1, f"{score:.2f}", BY["student"], nothing))
     return rows
 
 

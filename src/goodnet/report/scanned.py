@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from goodnet.report.verdict import Verdict
 from goodnet.report.wording import grouped, in_full, shown_name
-from goodnet.results import AnyChange, ScanResult, ScanTarget
+from goodnet.results import AnyChange, ScanResult, ScanTarget, UnsharedErrors
 
 KINDS = {
     "masks": "pixels painted over",
@@ -14,7 +14,7 @@ KINDS = {
     "waves": "a ripple",
     "blends": "a picture mixed in",
 }
-BY = {"universal": "random changes"}
+BY = {"universal": "random changes", "student": "a student"}
 """What flags a label, where that is no kind of change."""
 _EXTENTS = {
     "masks": "of the image",
@@ -23,9 +23,9 @@ _EXTENTS = {
 }
 
 SCAN_LIMITS = (
-    "A backdoor is found here by what leads many images to one label. One that works on one class "
-    "only, that needs its very trigger, or that leads each class elsewhere can stay unseen: "
-    "nothing found does not mean no backdoor.",
+    "A backdoor is found here by what leads many images to one label, or by errors that a network "
+    "taught by it does not make. One that works on one class only, that needs its very trigger, or "
+    "that is passed on in teaching can stay unseen: nothing found does not mean no backdoor.",
     "A picture shows the smallest change that the search found, or a random one, not the "
     "attacker's trigger. It may look like it in part, or not at all.",
     "All limits were set on few clean networks, of 10 to 43 classes. A clean network of another "
@@ -39,7 +39,8 @@ SCAN_MEANINGS = (
     "deviations by which the label's largest margin lies above the labels' median, divided by the "
     "limit. By a small change, where labels are few: the lesser of the limit for its kind divided "
     "by the change, and the deviations by which the change lies below the labels' median, divided "
-    "by those that flag. Of any wrong answer it is a lower limit divided by the change."
+    "by those that flag. Of any wrong answer it is a lower limit divided by the change. Of errors "
+    "that are the network's own it is their share of those it is sure of, divided by the limit."
 )
 
 
@@ -51,6 +52,7 @@ def scan_verdict(result: ScanResult) -> Verdict:
     sentences = (
         *(_target_told(target) for target in result.targets),
         *(_anyhow_told(change) for change in result.anyhow),
+        *([_unshared_told(result.unshared)] if result.unshared else []),
     )
     return Verdict(scan_headline(result), "alarm" if result.backdoored else "plain", sentences)
 
@@ -68,6 +70,11 @@ def scan_headline(result: ScanResult) -> str:
         return (
             "Backdoor suspected without one target: a change too small for a clean network "
             f"({KINDS.get(worst.kind, shown_name(worst.kind))}) makes answers wrong."
+        )
+    if result.unshared and result.unshared.score >= 1:
+        return (
+            "Backdoor suspected without one target: more errors are this network's own than any "
+            "clean network measured has."
         )
     return "No backdoor found: no label is led to as a backdoor's target is."
 
@@ -99,6 +106,11 @@ def scan_examined(result: ScanResult) -> list[str]:
             "Changes that make answers wrong in any way were not searched for: of so many labels "
             "they say nothing."
         )
+    if result.unshared is None:
+        said.append(
+            "No network was taught by this one to compare errors with: that is done where nothing "
+            "else shows, labels are few and each has five clean images."
+        )
     return said
 
 
@@ -120,6 +132,15 @@ def _target_told(target: ScanTarget) -> str:
         f"the network say it of {in_full(target.misled)} of the clean images of other labels. "
         f"Flagged by {_FLAGGED.get(target.by, 'a change too small for a clean network')}, score "
         f"{target.score:.2f}."
+    )
+
+
+def _unshared_told(unshared: UnsharedErrors) -> str:
+    return (
+        "A network of new weights learned its answers on the clean images (of which it names "
+        f"{in_full(unshared.student_accuracy)} rightly). Of the errors that this network is sure "
+        f"of where images are changed at random, {in_full(unshared.share)} are not shared. Score "
+        f"{unshared.score:.2f}."
     )
 
 

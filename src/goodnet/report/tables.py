@@ -209,7 +209,7 @@ def triggers_table(result: AttackResult) -> Table:
 def scan_table(result: ScanResult) -> Table:
     """A row for each of the likeliest targets: what points to it, and the smallest changes.
 
-    Below them what is usual, and the changes that make answers wrong in any way.
+    Below them what is usual, the changes that make answers wrong in any way, and the student.
     """
     kinds = [each.kind for each in result.usual]
     table = _table("what points to each label; score 1 and more flags")
@@ -232,6 +232,10 @@ def scan_table(result: ScanResult) -> Table:
         cells = [extent(change.extent) if kind == change.kind else "" for kind in kinds]
         own = ["any", f"{change.score:.2f}", shown_name(change.kind), "", "", *cells]
         style = "bold" if change.score >= 1 else ""
+        table.add_row(*(Text(cell, style=style) for cell in own))
+    if result.unshared:
+        style = "bold" if result.unshared.score >= 1 else ""
+        own = ["any", f"{result.unshared.score:.2f}", BY["student"]]
         table.add_row(*(Text(cell, style=style) for cell in own))
     table.add_section()
     usual = [extent(each.extent) for each in result.usual]
