@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from goodnet import witness
 from goodnet.data.images import ImageSet
 from goodnet.data.roles import CleanData
 from goodnet.defenses import DEFENSES, DefenseSettings, unlearning
@@ -364,7 +365,7 @@ def test_how_much_is_left_of_errors_that_a_student_does_not_make(
     err: str,
     left: float,
 ) -> None:
-    monkeypatch.setattr(AUTO_MODULE, "random_probes", lambda _: (Bright(SIZE),))
+    monkeypatch.setattr(witness, "random_probes", lambda _: (Bright(SIZE),))
     tuner = tuner_of(evidence_of(leading=1, suspicious=-1))
     found = tuner.own_left(TwoAnswers(DARK, answer), TwoAnswers(DARK, student))
     assert found == pytest.approx(left, abs=1e-3)
