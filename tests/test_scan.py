@@ -21,7 +21,7 @@ from goodnet.data.roles import CleanData, PoisonedData
 from goodnet.errors import DataError, SettingsError
 from goodnet.formats import InputSpecification
 from goodnet.report.scanned import scan_verdict
-from goodnet.results import Rate, ScanResult, from_json, to_json
+from goodnet.results import Rate, ScanResult, UnsharedErrors, from_json, to_json
 from goodnet.scan import Scanned, ScanSettings, scan
 
 SCAN = import_module("goodnet.scan")
@@ -123,34 +123,30 @@ def test_a_clean_twin_is_not_flagged() -> None:
 def test_where_nothing_shows_errors_of_its_own_flag_a_network(
     monkeypatch: pytest.MonkeyPatch, own: int, flagged: bool
 ) -> None:
-    told = Rate.of(own, 100), Rate.of(59, 60)
+    told = UnsharedErrors(Rate.of(own, 100), own / 28, Rate.of(59, 60))
     monkeypatch.setattr(SCAN, "unshared_errors", lambda *_, **__: told)
     result = scanned(TWIN).result
     assert result.backdoored == flagged
     assert result.targets == ()
-    assert result.unshared is not None
-    assert (result.unshared.share, result.unshared.student_accuracy) == told
-    assert (result.unshared.score >= 1) == flagged
+    assert result.unshared == told
 
 
 @pytest.mark.parametrize(
-    ("of", "images", "settings"),
+    ("of", "settings"),
     [
-        (BADNET, 60, SETTINGS),  # a target shows
-        (TWIN, 29, SETTINGS),  # less than five images a class
-        (TWIN, 60, replace(SETTINGS, student=False)),
-        (TWIN, 60, replace(SETTINGS, most_labels=3)),
+        (BADNET, SETTINGS),  # a target shows
+        (TWIN, replace(SETTINGS, student=False)),
+        (TWIN, replace(SETTINGS, most_labels=3)),
     ],
 )
 def test_a_student_is_taught_only_where_it_tells_something(
-    monkeypatch: pytest.MonkeyPatch, of: nn.Module, images: int, settings: ScanSettings
+    monkeypatch: pytest.MonkeyPatch, of: nn.Module, settings: ScanSettings
 ) -> None:
     def never(*_: object, **__: object) -> None:
         raise AssertionError("taught")
 
     monkeypatch.setattr(SCAN, "unshared_errors", never)
-    clean = CleanData(stripes(images), InputSpecification(SIZE))
-    assert scanned(of, clean, settings=settings).result.unshared is None
+    assert scanned(of, settings=settings).result.unshared is None
 
 
 def test_labels_are_told_as_the_data_labels_them(found: Scanned) -> None:

@@ -14,6 +14,7 @@ from goodnet.data.images import ImageSet
 from goodnet.data.roles import CleanData
 from goodnet.formats.specification import InputSpecification
 from goodnet.probes import Probe
+from goodnet.results import UnsharedErrors
 from goodnet.training import Training
 from goodnet.witness import own_errors, unshared_errors
 
@@ -77,8 +78,20 @@ def test_the_share_of_sure_errors_that_a_student_does_not_make(
 
     monkeypatch.setattr(witness, "student", taught)
     monkeypatch.setattr(witness, "random_probes", lambda _: (Bright(SIZE),))
-    share, accuracy = unshared_errors(
-        TwoAnswers(right, SURE), CLEAN, precision="float32", generator=torch.Generator()
-    )
-    assert (share.count, share.n) == (own, 512)
-    assert (accuracy.count, accuracy.n) == (8, 8)
+
+    def found(classes: int) -> UnsharedErrors | None:
+        return unshared_errors(
+            TwoAnswers(right, SURE),
+            CLEAN,
+            classes=classes,
+            precision="float32",
+            generator=torch.Generator(),
+        )
+
+    told = found(1)
+    assert told is not None
+    assert (told.share.count, told.share.n) == (own, 512)
+    assert (told.student_accuracy.count, told.student_accuracy.n) == (8, 8)
+    assert (told.score >= 1) == (own > 0)
+    # 8 images are too few for two classes.
+    assert found(2) is None

@@ -51,7 +51,6 @@ from goodnet.results import (
     Rate,
     ScanResult,
     ScanTarget,
-    UnsharedErrors,
     UsualChange,
 )
 from goodnet.training import Precision, Progress, no_progress
@@ -68,11 +67,6 @@ _STARTS = 8
 """Of the search for changes that make answers wrong in any way."""
 _BEST, _SAMPLE = 16, 24
 """Where labels are too many, the most suspicious and a random sample of the others are searched."""
-_IMAGES_A_CLASS = 5
-"""With fewer a student tells nothing."""
-_UNSHARED = 0.28
-"""Share of the errors a network is sure of that are its own, from which it is flagged: a fifth
-more than any clean network had; see docs/results.md."""
 _SUSPICION = "universal"
 """What flags a label by suspicion: random changes that are universal."""
 _CHUNK = 64
@@ -212,17 +206,16 @@ def scan(
     changes = [_any_change(suspect, clean, each) for each in anyhow]
     backdoored = bool(flagged) or any(change.score >= 1.0 for change in changes)
     unshared = None
-    enough = few and len(clean) >= _IMAGES_A_CLASS * classes
-    if settings.student and enough and not backdoored:
-        share, accuracy = unshared_errors(
+    if settings.student and few and not backdoored:
+        unshared = unshared_errors(
             network,
             clean,
+            classes=classes,
             precision=settings.precision,
             generator=generator,
             progress=progress,
         )
-        unshared = UnsharedErrors(share, share.value / _UNSHARED, accuracy)
-        backdoored = unshared.score >= 1.0
+        backdoored = unshared is not None and unshared.score >= 1.0
     result = ScanResult(
         backdoored=backdoored,
         targets=tuple(target for target, _ in flagged),

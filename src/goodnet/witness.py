@@ -21,11 +21,16 @@ from goodnet.data.images import as_float
 from goodnet.data.roles import CleanData
 from goodnet.distillation import AUGMENTATION, student
 from goodnet.probes import Suspect, random_probes
-from goodnet.results import Rate
+from goodnet.results import Rate, UnsharedErrors
 from goodnet.training import Precision, Progress, no_progress
 
 _SURER = 0.7
 """An error is a network's own where it holds it for likelier than others do by this much."""
+_OF_CLEAN = 0.28
+"""Share of the errors a network is sure of that are its own, from which it is flagged: a fifth
+more than any clean network had; see docs/results.md."""
+_IMAGES_A_CLASS = 5
+"""With fewer a student tells nothing."""
 _EACH, _AT_ONCE = 1024, 256
 """New changes of each kind that the networks are asked about, and how many at a time."""
 
@@ -87,22 +92,25 @@ def unshared_errors(
     network: nn.Module,
     clean: CleanData,
     *,
+    classes: int,
     precision: Precision,
     generator: torch.Generator,
     progress: Progress = no_progress,
-) -> tuple[Rate, Rate]:
-    """Of the errors a network is sure of, the share that a student of it does not make.
+) -> UnsharedErrors | None:
+    """How many of the errors a network is sure of a student of it does not make.
+
+    None where images are too few for a student.
 
     Args:
         network: Left bit-identical.
         clean: The student learns on these images, and they are changed.
+        classes: N.
         precision: Of the numbers inside the networks.
         generator: Draws the student's weights and lessons, images and changes.
         progress: Told what is being done.
-
-    Returns:
-        That share, and the student's accuracy on the clean images.
     """
+    if len(clean) < _IMAGES_A_CLASS * classes:
+        return None
     learned = student(
         network,
         clean,
@@ -116,4 +124,5 @@ def unshared_errors(
     suspect, witness = (Suspect(each, specification, precision) for each in (network, learned))
     every = list(asked(suspect, witness, clean, generator=generator))
     own, sure = (sum(int(getattr(each, name).sum()) for each in every) for name in ("own", "sure"))
-    return Rate.of(own, sure), accuracy_of(learned, clean)
+    share = Rate.of(own, sure)
+    return UnsharedErrors(share, share.value / _OF_CLEAN, accuracy_of(learned, clean))

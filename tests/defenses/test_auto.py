@@ -30,6 +30,7 @@ from goodnet.defenses.changes import Changed, Evidence
 from goodnet.defenses.unlearning import _NEVER, Dose, Unlearning
 from goodnet.formats.specification import InputSpecification
 from goodnet.probes import Probe, Suspicion, Universal
+from goodnet.results import Rate, UnsharedErrors
 from goodnet.training import Training, TrainingSettings, no_progress, train
 
 AUTO_MODULE = import_module("goodnet.defenses.auto")
@@ -376,11 +377,7 @@ def test_how_much_is_left_of_errors_that_a_student_does_not_make(
 def test_what_was_learned_anew_is_tuned_again_where_much_is_left(
     monkeypatch: pytest.MonkeyPatch, left: float, rounds: int
 ) -> None:
-    def nothing(*_: Any, classes: int, **__: Any) -> Suspicion:
-        none = torch.zeros(classes)
-        return Suspicion((), none.to(torch.int64), none, none)
-
-    monkeypatch.setattr(AUTO_MODULE, "suspicion", nothing)
+    monkeypatch.setattr(AUTO_MODULE, "suspicion", nothing_suspicious)
     monkeypatch.setattr(AUTO_MODULE, "_MANY", 1)
     monkeypatch.setattr(AUTO_MODULE, "_FEW", 1)
     monkeypatch.setattr(_Tuner, "_harms", lambda *_: False)
@@ -396,6 +393,28 @@ def test_what_was_learned_anew_is_tuned_again_where_much_is_left(
     )
     assert len(found.epochs) == rounds
     assert "mislead" not in found.stopped
+
+
+@pytest.mark.parametrize(("score", "warned"), [(0.9, False), (1.0, True)])
+def test_a_network_left_as_it_is_is_not_called_clean_where_a_student_tells_otherwise(
+    monkeypatch: pytest.MonkeyPatch, score: float, warned: bool
+) -> None:
+    told = UnsharedErrors(Rate.of(3, 8), score, Rate.of(40, 40))
+    monkeypatch.setattr(AUTO_MODULE, "suspicion", nothing_suspicious)
+    monkeypatch.setattr(AUTO_MODULE, "unshared_errors", lambda *_, **__: told)
+    network = network_of(normed=False)
+    found = DEFENSES["auto"](
+        network,
+        numbered(0, 40),
+        numbered(40, 48),
+        DefenseSettings(),
+        generator=torch.Generator().manual_seed(0),
+        progress=no_progress,
+    )
+    assert ("37.5% of the errors" in found.stopped) == warned
+    assert "nothing is unlearned" in found.stopped
+    images = torch.rand(4, *SIZE)
+    assert torch.equal(found.network(images), network(images))
 
 
 @pytest.mark.parametrize(("left", "weights"), [(_LITTLE, [8.0]), (2 * _LITTLE, [8.0, 12.0])])

@@ -13,7 +13,8 @@ made surer of that label than of others too (see probes/suspicion.py). Then
   a backdoor is passed on. Errors of which the BadNet is far surer than this student, or than the
   student has become meanwhile, are then unlearned in it. Of fewer images every change that misleads
   the BadNet is unlearned, and the right answer asked for;
-- with few images nothing is done without a reason: a clean network would only lose by it.
+- with few images nothing is done without a reason: a clean network would only lose by it. Whether
+  a student shares the network's errors is told all the same.
 
 On clean images the network keeps to the BadNet's answers, and on changed ones too where these are
 not unlearned: what is not the backdoor's is not to change. Then what came out is asked. Where there
@@ -65,7 +66,7 @@ from goodnet.probes import (
 )
 from goodnet.results import EpochRow
 from goodnet.training import Progress, TrainingSettings, batch_norms, train
-from goodnet.witness import asked
+from goodnet.witness import asked, unshared_errors
 
 AUTO = TrainingSettings(
     epochs=20,
@@ -168,7 +169,20 @@ def auto(
         progress=progress,
     )
     if dose is None:
+        unshared = unshared_errors(
+            network,
+            tuning,
+            classes=len(evidence.suspicious),
+            precision=settings.training.precision,
+            generator=generator,
+            progress=progress,
+        )
         stopped = f"{evidence.told()}, and of so few images nothing is unlearned without a reason"
+        if unshared and unshared.score >= 1.0:
+            stopped += (
+                f"; yet {unshared.share.value:.1%} of the errors it is sure of are its own, more "
+                "than of any clean network: it may have a backdoor, which is left in place"
+            )
         return Repaired(copy.deepcopy(network).eval(), stopped=stopped)
     tuner = _Tuner(network, tuning, held_out, settings, evidence, generator, progress)
     learned = None
