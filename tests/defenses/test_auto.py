@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
 
@@ -29,7 +29,7 @@ from goodnet.defenses.auto import (
 from goodnet.defenses.changes import Changed, Evidence
 from goodnet.defenses.unlearning import _NEVER, Dose, Unlearning
 from goodnet.formats.specification import InputSpecification
-from goodnet.probes import Probe, Suspicion, Universal
+from goodnet.probes import Found, Probe, Suspicion, Universal
 from goodnet.results import Rate, UnsharedErrors
 from goodnet.training import Training, TrainingSettings, no_progress, train
 
@@ -417,9 +417,16 @@ def test_a_network_left_as_it_is_is_not_called_clean_where_a_student_tells_other
     assert torch.equal(found.network(images), network(images))
 
 
-@pytest.mark.parametrize(("left", "weights"), [(_LITTLE, [8.0]), (2 * _LITTLE, [8.0, 12.0])])
+@pytest.mark.parametrize(
+    ("left", "small", "weights"),
+    [
+        (_LITTLE, True, [8.0]),
+        (2 * _LITTLE, True, [8.0, 12.0]),
+        (2 * _LITTLE, False, [8.0, 20.0]),
+    ],
+)
 def test_of_few_images_it_presses_harder_where_something_is_left(
-    monkeypatch: pytest.MonkeyPatch, left: float, weights: list[float]
+    monkeypatch: pytest.MonkeyPatch, left: float, small: bool, weights: list[float]
 ) -> None:
     pressed: list[float] = []
 
@@ -435,6 +442,9 @@ def test_of_few_images_it_presses_harder_where_something_is_left(
     monkeypatch.setattr(AUTO_MODULE, "Unlearning", Spied)
     monkeypatch.setattr(AUTO_MODULE, "suspicion", one_label)
     monkeypatch.setattr(_Tuner, "still_led", lambda *_: left)
+    monkeypatch.setattr(
+        Found, "small", lambda every: every if small else replace(every, targets=every.targets[:0])
+    )
     found = DEFENSES["auto"](
         network_of(normed=False),
         numbered(0, 40),

@@ -206,8 +206,8 @@ def auto(
         elif tuner.still_led(repaired) <= _LITTLE:
             break
         else:
-            dose = dose.again
             found = tuner.search(network, dose)
+            dose = dose.again(small=bool(found))
     return Repaired(repaired, stopped="; ".join(tuner.told), epochs=tuple(tuner.epochs))
 
 

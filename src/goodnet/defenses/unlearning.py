@@ -83,10 +83,15 @@ class Dose:
             augmentation=augmentation,
         )
 
-    @property
-    def again(self) -> Dose:
-        """For a second round: shorter, but harder on what is left."""
-        return replace(self, searches=True, unlike=1.5 * self.unlike, effort=0.5 * self.effort)
+    def again(self, *, small: bool) -> Dose:
+        """For a second round, harder on what is left.
+
+        It is shorter where `small` changes show what that is. Where there are none it is left for
+        other reasons than its being small, and takes longer.
+        """
+        if small:
+            return replace(self, searches=True, unlike=1.5 * self.unlike, effort=0.5 * self.effort)
+        return replace(self, searches=True, unlike=2.5 * self.unlike)
 
 
 class Unlearning:
