@@ -44,9 +44,12 @@ DEVELOPMENT: Mapping[str, Mapping[str, tuple[int, ...]]] = {
         "source-specific": (0, 1),
         CLEAN: (0, 1),
     },
-    "deepid": dict.fromkeys(
-        ("sunglasses", "lipstick", "blend", "sine", "warp", "multi-target", CLEAN), (0,)
-    ),
+    "deepid": {
+        **dict.fromkeys(("sunglasses", "lipstick", "blend", "sine", "warp", "multi-target"), (0,)),
+        "clean-label": (0, 1),
+        **dict.fromkeys(("all-to-all", "untargeted", "pruning-aware"), (1,)),
+        CLEAN: (0, 1),
+    },
 }
 """By network and attack, the seeds whose outcomes were looked at while methods were made and tuned.
 
