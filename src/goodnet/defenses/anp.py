@@ -119,7 +119,7 @@ def _sites(network: fx.GraphModule, size: tuple[int, int, int]) -> list[_Site]:
             _Site(layer_of(node), str(node.target), shapes[node][0])
             for node in nodes
             if calls.count(str(node.target)) == 1
-            and (layer_node(network, layer_of(node)) is node)
+            and layer_node(network, layer_of(node)) is node
             # A norm is found again by its layer's name.
             and (kind is nn.ReLU or layer_of(node) == str(node.target))
         ]

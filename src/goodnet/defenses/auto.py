@@ -104,7 +104,7 @@ _OFF = 0.05
 _LITTLE = 0.01
 """What may be left of a backdoor of few images, where tuning stops."""
 _OWN_LEFT = 0.1
-"""What may be left of the BadNet's own errors, of clean networks too: twice what was on any."""
+"""What may be left of the BadNet's own errors: nearly twice the most on any network."""
 
 _UNTARGETED = Dose(
     counted="all",
