@@ -248,7 +248,7 @@ def test_results_come_back_from_json(found: Scanned) -> None:
 def test_a_suspicious_label_that_no_search_reaches_is_shown_by_a_random_change(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(import_module("goodnet.scan"), "_MISLED", 1.1)
+    monkeypatch.setattr(SCAN, "_MISLED", 1.1)
     result = scanned()
     (target,) = result.result.targets
     assert (target.label, target.by, target.extent) == (TARGET, "universal", None)

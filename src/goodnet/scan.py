@@ -45,14 +45,7 @@ from goodnet.probes import (
     searched_probes,
     suspicion,
 )
-from goodnet.results import (
-    AnyChange,
-    LabelScan,
-    Rate,
-    ScanResult,
-    ScanTarget,
-    UsualChange,
-)
+from goodnet.results import AnyChange, LabelScan, Rate, ScanResult, ScanTarget, UsualChange
 from goodnet.training import Precision, Progress, no_progress
 from goodnet.witness import unshared_errors
 

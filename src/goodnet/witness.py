@@ -122,7 +122,9 @@ def unshared_errors(
     ).network
     specification = clean.specification
     suspect, witness = (Suspect(each, specification, precision) for each in (network, learned))
-    every = list(asked(suspect, witness, clean, generator=generator))
-    own, sure = (sum(int(getattr(each, name).sum()) for each in every) for name in ("own", "sure"))
+    own = sure = 0
+    for each in asked(suspect, witness, clean, generator=generator):
+        own += int(each.own.sum())
+        sure += int(each.sure.sum())
     share = Rate.of(own, sure)
     return UnsharedErrors(share, share.value / _OF_CLEAN, accuracy_of(learned, clean))

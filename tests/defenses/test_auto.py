@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from goodnet import witness
 from goodnet.data.images import ImageSet
 from goodnet.data.roles import CleanData
-from goodnet.defenses import DEFENSES, DefenseSettings, unlearning
+from goodnet.defenses import DEFENSES, DefenseSettings, Repaired, unlearning
 from goodnet.defenses.auto import (
     _LITTLE,
     _OWN_LEFT,
@@ -166,6 +166,18 @@ def test_with_norms_and_many_images_auto_learns_the_answers_anew(
     # Where there is a student it tells what is left; otherwise a search does, before and after.
     assert found.stopped.count("small change") == (0 if from_new_weights else 2)
     assert found.stopped.count("student") == int(from_new_weights)
+
+
+def shortly_repaired(network: nn.Module) -> Repaired:
+    """By `auto`, with ten images of each class and one epoch a round."""
+    return DEFENSES["auto"](
+        network,
+        numbered(0, 40),
+        numbered(40, 48),
+        DefenseSettings(training=TrainingSettings(epochs=1, learning_rate=1e-3)),
+        generator=torch.Generator().manual_seed(0),
+        progress=no_progress,
+    )
 
 
 def nothing_suspicious(*_: Any, classes: int, **__: Any) -> Suspicion:
@@ -383,14 +395,7 @@ def test_what_was_learned_anew_is_tuned_again_where_much_is_left(
     monkeypatch.setattr(_Tuner, "_harms", lambda *_: False)
     monkeypatch.setattr(_Tuner, "learned_anew", lambda tuner: network_of(normed=True))
     monkeypatch.setattr(_Tuner, "own_left", lambda *_: left)
-    found = DEFENSES["auto"](
-        network_of(normed=True),
-        numbered(0, 40),
-        numbered(40, 48),
-        DefenseSettings(training=TrainingSettings(epochs=1, learning_rate=1e-3)),
-        generator=torch.Generator().manual_seed(0),
-        progress=no_progress,
-    )
+    found = shortly_repaired(network_of(normed=True))
     assert len(found.epochs) == rounds
     assert "mislead" not in found.stopped
 
@@ -403,14 +408,7 @@ def test_a_network_left_as_it_is_is_not_called_clean_where_a_student_tells_other
     monkeypatch.setattr(AUTO_MODULE, "suspicion", nothing_suspicious)
     monkeypatch.setattr(AUTO_MODULE, "unshared_errors", lambda *_, **__: told)
     network = network_of(normed=False)
-    found = DEFENSES["auto"](
-        network,
-        numbered(0, 40),
-        numbered(40, 48),
-        DefenseSettings(),
-        generator=torch.Generator().manual_seed(0),
-        progress=no_progress,
-    )
+    found = shortly_repaired(network)
     assert ("37.5% of the errors" in found.stopped) == warned
     assert "nothing is unlearned" in found.stopped
     images = torch.rand(4, *SIZE)
@@ -445,14 +443,7 @@ def test_of_few_images_it_presses_harder_where_something_is_left(
     monkeypatch.setattr(
         Found, "small", lambda every: every if small else replace(every, targets=every.targets[:0])
     )
-    found = DEFENSES["auto"](
-        network_of(normed=False),
-        numbered(0, 40),
-        numbered(40, 48),
-        DefenseSettings(training=TrainingSettings(epochs=1, learning_rate=1e-3)),
-        generator=torch.Generator().manual_seed(0),
-        progress=no_progress,
-    )
+    found = shortly_repaired(network_of(normed=False))
     assert pressed == [weight for weight in weights for _ in range(_TARGETED_OF_FEW.runs)]
     # Then a search for small changes helps it: of the BadNet, and of what came out.
     assert found.stopped.count("mislead") == (2 if left > _LITTLE else 0)

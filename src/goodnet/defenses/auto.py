@@ -28,7 +28,7 @@ defenses/changes.py, learning anew in distillation.py, what a student tells in w
 Sources of the parts: Wang et al. 2019, Neural Cleanse (search, and unlearning by right labels);
 Wei et al. 2023, Shared Adversarial Unlearning (-log(1 - p) of the label the old network is
 misled to); Li et al. 2021, Neural Attention Distillation, and Hinton et al. 2015 (answers kept
-by distillation; see defenses/distillation.py); Tarvainen and Valpola 2017, Mean Teacher (a network
+by distillation; see distillation.py); Tarvainen and Valpola 2017, Mean Teacher (a network
 as it was a while ago); Zhang et al. 2018, mixup (images between images); Izmailov et al. 2018
 (weights averaged along the way), and Wortsman et al. 2022, Model Soups (over runs too); Wang et al.
 2024, MM-BD (margins). Random changes that many images share, and a student as the reference for
@@ -342,8 +342,7 @@ class _Tuner:
                 led = (said != labels[own]) & suspicious[said]
                 if led.any():
                     likely.append(probabilities_of(said[led], repaired(changed[led]).cpu()))
-        every = torch.cat(likely) if likely else torch.zeros(0)
-        left = float(every.mean()) if len(every) else 0.0
+        left = _mean(likely)
         self.told.append(f"then changes that led there still do so with {left:.1%}")
         return left
 
@@ -354,14 +353,13 @@ class _Tuner:
         The mean over held-out images that new changes make the BadNet err on; 0 where none does.
         """
         badnet, witness, repaired = map(self._suspect, (self._badnet, learned, network))
-        likely, count = [], 0
+        likely, own = [], []
         for each in asked(badnet, witness, self._held_out, generator=self._generator):
             likely.append(probabilities_of(each.said, repaired(each.images).cpu())[each.own])
-            count += len(each.own)
-        every = torch.cat(likely)
-        left = float(every.mean()) if len(every) else 0.0
+            own.append(each.own.float())
+        left = _mean(likely)
         self.told.append(
-            f"of new changes {len(every) / count:.1%} make the network handed in err where its "
+            f"of new changes {_mean(own):.1%} make the network handed in err where its "
             f"student does not; {left:.1%} of that is left"
         )
         return left
@@ -378,6 +376,12 @@ class _Tuner:
         share = float(after[len(self._tuning) :].float().mean())
         self.told.append(f"{when}, {share:.1%} of held-out images are right")
         return _harmed(self._before, after)
+
+
+def _mean(parts: Sequence[Tensor]) -> float:
+    """Over all of several; 0 of nothing."""
+    every = torch.cat([*parts, torch.zeros(0)])
+    return float(every.mean()) if len(every) else 0.0
 
 
 def _harmed(before: Tensor, after: Tensor) -> bool:

@@ -89,9 +89,10 @@ class Dose:
         It is shorter where `small` changes show what that is. Where there are none it is left for
         other reasons than its being small, and takes longer.
         """
-        if small:
-            return replace(self, searches=True, unlike=1.5 * self.unlike, effort=0.5 * self.effort)
-        return replace(self, searches=True, unlike=2.5 * self.unlike)
+        weight, effort = (1.5, 0.5) if small else (2.5, 1.0)
+        return replace(
+            self, searches=True, unlike=weight * self.unlike, effort=effort * self.effort
+        )
 
 
 class Unlearning:
