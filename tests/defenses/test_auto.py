@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
@@ -23,13 +24,15 @@ from goodnet.defenses.auto import (
     _TARGETED_OF_FEW,
     _UNTARGETED,
     AUTO,
+    _evidence,
     _harmed,
     _Tuner,
 )
 from goodnet.defenses.changes import Changed, Evidence
+from goodnet.defenses.pursuit import Answers, Pursued
 from goodnet.defenses.unlearning import _NEVER, Dose, Unlearning
 from goodnet.formats.specification import InputSpecification
-from goodnet.probes import Found, Probe, Suspicion, Universal
+from goodnet.probes import Found, Probe, Suspect, Suspicion, Universal
 from goodnet.results import Rate, UnsharedErrors
 from goodnet.training import Training, TrainingSettings, no_progress, train
 
@@ -245,7 +248,7 @@ def loss_of(
         TwoAnswers(DARK, BADNET),
         TwoAnswers(DARK, reference),
         InputSpecification(SIZE),
-        Evidence((), torch.zeros(0), suspected),
+        Evidence((), torch.zeros(0), torch.ones(3), suspected, torch.zeros(3).bool()),
         dose,
         (),
         torch.Generator().manual_seed(0),
@@ -263,6 +266,43 @@ def test_what_is_followed_is_the_badnet_but_for_suspicious_labels(
     assert cost((9.0, 2.0, _NEVER), suspicious=(2,)) > 1  # right, and another answer all the same
     assert cost((1.0, _NEVER, 5.0), suspicious=(1,)) == pytest.approx(0.0, abs=1e-3)
     assert cost(BADNET, suspicious=(2,), label=2) == pytest.approx(0.0, abs=1e-3)  # is right
+
+
+class PursuedTo1:
+    """Stands for `Pursuit`: every image becomes bright, and 1 is to be said of it."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def of(self, _answers: Answers, images: Tensor) -> Pursued:
+        return Pursued(torch.ones_like(images), torch.ones(len(images), dtype=torch.int64))
+
+
+def test_labels_are_unlearned_where_changes_are_pursued(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unlearning, "Pursuit", PursuedTo1)
+    every = replace(_TARGETED_OF_FEW, pursued=1.0)
+
+    def cost(answer: tuple[float, ...], dose: Dose, label: int = 0) -> float:
+        return cost_of(answer, monkeypatch, dose, suspicious=(1,), label=label)
+
+    # The BadNet says 2 of these images: of random changes 1 would not be unlearned.
+    likely_1, never_1 = (1.0, 4.0, 5.0), (1.0, _NEVER, 5.0)
+    assert cost(never_1, every) == pytest.approx(0.0, abs=1e-3)
+    said = math.exp(4.0) / (math.exp(1.0) + math.exp(4.0) + math.exp(5.0))
+    unlike = -_TARGETED_OF_FEW.unlike * math.log1p(-said) / 2
+    more = cost(likely_1, every) - cost(likely_1, _TARGETED_OF_FEW)
+    assert more == pytest.approx(unlike, abs=1e-3)
+    # Where it is right it stays.
+    assert cost(BADNET, every, label=1) == pytest.approx(0.0, abs=1e-3)
+
+
+def test_answers_to_images_of_unlearned_labels_weigh_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    def cost(label: int, own: float) -> float:
+        dose = replace(_TARGETED_OF_FEW, own=own)
+        return cost_of(DARK, monkeypatch, dose, suspicious=(1,), label=label)
+
+    assert cost(1, 4.0) == pytest.approx(4.0 * cost(1, 1.0))
+    assert cost(0, 4.0) == pytest.approx(cost(0, 1.0))
 
 
 def test_errors_that_a_student_does_not_share_are_unlearned(
@@ -329,7 +369,7 @@ def evidence_of(*, leading: int, suspicious: int) -> Evidence:
         Bright(SIZE), torch.full((3,), leading), torch.rand(3, 1), torch.ones(3), tried=10
     )
     suspected = torch.arange(3) == suspicious
-    return Evidence((universal,), torch.ones(1), suspected)
+    return Evidence((universal,), torch.ones(1), torch.ones(3), suspected, torch.zeros(3).bool())
 
 
 def tuner_of(evidence: Evidence) -> _Tuner:
@@ -416,34 +456,94 @@ def test_a_network_left_as_it_is_is_not_called_clean_where_a_student_tells_other
 
 
 @pytest.mark.parametrize(
-    ("left", "small", "weights"),
+    ("left", "small", "doses"),
     [
-        (_LITTLE, True, [8.0]),
-        (2 * _LITTLE, True, [8.0, 12.0]),
-        (2 * _LITTLE, False, [8.0, 20.0]),
+        (_LITTLE, True, [(8.0, 0.0)]),
+        (2 * _LITTLE, True, [(8.0, 0.0), (12.0, 0.0)]),
+        (2 * _LITTLE, False, [(8.0, 0.0), (16.0, 0.4)]),
     ],
 )
-def test_of_few_images_it_presses_harder_where_something_is_left(
-    monkeypatch: pytest.MonkeyPatch, left: float, small: bool, weights: list[float]
+def test_of_few_images_what_is_left_is_unlearned_in_another_way(
+    monkeypatch: pytest.MonkeyPatch, left: float, small: bool, doses: list[tuple[float, float]]
 ) -> None:
-    pressed: list[float] = []
-
-    class Spied(Unlearning):
-        def __init__(self, *given: Any) -> None:
-            super().__init__(*given)
-            pressed.append(self._dose.unlike)
-
-    def one_label(*_: Any, classes: int, **__: Any) -> Suspicion:
-        scores = (torch.arange(classes) == 1).float()
-        return Suspicion((), scores.to(torch.int64), scores, scores)
-
-    monkeypatch.setattr(AUTO_MODULE, "Unlearning", Spied)
-    monkeypatch.setattr(AUTO_MODULE, "suspicion", one_label)
+    given = spied_doses(monkeypatch)
+    monkeypatch.setattr(AUTO_MODULE, "suspicion", pointing_to((0, 1, 0, 0)))
     monkeypatch.setattr(_Tuner, "still_led", lambda *_: left)
     monkeypatch.setattr(
         Found, "small", lambda every: every if small else replace(every, targets=every.targets[:0])
     )
     found = shortly_repaired(network_of(normed=False))
-    assert pressed == [weight for weight in weights for _ in range(_TARGETED_OF_FEW.runs)]
+    pressed = [(each.unlike, each.pursued) for each in given]
+    assert pressed == [dose for dose in doses for _ in range(_TARGETED_OF_FEW.runs)]
     # Then a search for small changes helps it: of the BadNet, and of what came out.
     assert found.stopped.count("mislead") == (2 if left > _LITTLE else 0)
+
+
+def test_with_fewer_images_than_labels_changes_are_pursued_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given = spied_doses(monkeypatch)
+    monkeypatch.setattr(AUTO_MODULE, "suspicion", pointing_to((0, 1, 0, 0)))
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, CLASSES)).eval()
+    for images, share in ((CLASSES, 0.0), (CLASSES - 1, 0.4)):
+        given.clear()
+        DEFENSES["auto"](
+            network,
+            numbered(0, images),
+            numbered(40, 48),
+            DefenseSettings(training=TrainingSettings(epochs=1, learning_rate=1e-3)),
+            generator=torch.Generator().manual_seed(0),
+            progress=no_progress,
+        )
+        assert given[0].pursued == share
+
+
+@pytest.mark.parametrize(
+    ("scores", "suspicious", "next_likely"),
+    [
+        ((0.2, 1.5, 0.0, 0.4), [1], []),
+        ((0.2, 1.5, 0.0, 0.4) + 296 * (0.0,), [1], [3, 0]),  # 1 % of 300 are 3
+        ((0.2, 1.5, 0.0, 0.6) + 296 * (0.0,), [1, 3], [0]),
+        ((0.2, 1.5, 0.0, 0.0) + 296 * (0.0,), [1], [0]),  # nothing points to others
+        ((0.2, 0.4, 0.3, 0.0) + 296 * (0.0,), [], []),
+    ],
+)
+def test_of_many_labels_the_next_likely_are_unlearned_too(
+    monkeypatch: pytest.MonkeyPatch,
+    scores: tuple[float, ...],
+    suspicious: list[int],
+    next_likely: list[int],
+) -> None:
+    monkeypatch.setattr(AUTO_MODULE, "suspicion", pointing_to(scores))
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, len(scores))).eval()
+    evidence, dose = _evidence(
+        Suspect(network, InputSpecification(SIZE)),
+        numbered(0, 8),
+        normed=False,
+        generator=torch.Generator().manual_seed(0),
+        progress=no_progress,
+    )
+    assert evidence.suspicious.nonzero().flatten().tolist() == suspicious
+    assert evidence.next_likely.nonzero().flatten().tolist() == sorted(next_likely)
+    assert evidence.unlearned.sum() == len(suspicious) + len(next_likely)
+    assert (dose is None) == (not suspicious)
+    assert ("next to" in evidence.told()) == bool(next_likely)
+
+
+def spied_doses(monkeypatch: pytest.MonkeyPatch) -> list[Dose]:
+    """Filled with the dose of each tuning."""
+    given: list[Dose] = []
+
+    class Spied(Unlearning):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            given.append(self._dose)
+
+    monkeypatch.setattr(AUTO_MODULE, "Unlearning", Spied)
+    return given
+
+
+def pointing_to(scores: tuple[float, ...]) -> Callable[..., Suspicion]:
+    """Stands for `suspicion`."""
+    found = torch.tensor(scores, dtype=torch.float32)
+    return lambda *_, **__: Suspicion((), found.ceil().to(torch.int64), found, found)

@@ -97,6 +97,9 @@ _MANY = 50
 _UNLEARNED = 0.5
 """Score from which a label is unlearned where one is suspicious, or images are few: a label missed
 is a backdoor left."""
+_NEXT = 0.01
+"""Share of all labels that is unlearned at least, the likeliest, where one is suspicious: of many
+labels a few cost little, and few changes lead to each."""
 _ASKED, _AT_ONCE = 1024, 256
 """New changes of each kind that a repaired network is asked about, and how many at a time."""
 _OFF = 0.05
@@ -112,7 +115,9 @@ _UNTARGETED = Dose(
     changed=0.5,
     mixed=0.4,
     replayed=0.5,
+    pursued=0.0,
     unlike=4.0,
+    own=1.0,
     effort=1.0,
     brightness=None,
     runs=1,
@@ -132,7 +137,9 @@ _TARGETED = Dose(
     changed=0.5,
     mixed=0.9,
     replayed=0.7,
+    pursued=0.0,
     unlike=20.0,
+    own=1.0,
     effort=1.0,
     brightness=0.7,
     runs=1,
@@ -243,7 +250,7 @@ class _Tuner:
         """The small changes that mislead the network; kinds that have none are left out."""
         suspect = self._suspect(network)
         if dose.counted == "suspicious":
-            targets = self._evidence.suspicious.nonzero().flatten()
+            targets = self._evidence.unlearned.nonzero().flatten()
         else:
             labels = likeliest_labels(suspect, self._tuning, generator=self._generator)
             targets = torch.cat([labels, torch.full((_ANY,), -1)])
@@ -322,15 +329,16 @@ class _Tuner:
     def still_led(self, network: nn.Module) -> float:
         """How likely `network` says the label that new changes make the BadNet say.
 
-        The mean over those that lead the BadNet to a suspicious label; 0 where none does. New
-        changes are drawn around the universal ones that do, a little further off than in tuning.
+        The mean over those that lead the BadNet to a label that is unlearned; 0 where none does.
+        New changes are drawn around the universal ones that do, a little further off than in
+        tuning.
         """
         badnet, repaired = self._suspect(self._badnet), self._suspect(network)
         pixels, labels = self._tuning.pixels(), self._tuning.labels
-        suspicious = self._evidence.suspicious
+        unlearned = self._evidence.unlearned
         likely = []
         for universal in self._evidence.universal:
-            leading = universal.leading_to(suspicious)
+            leading = universal.leading_to(unlearned)
             if not len(leading):
                 continue
             drawn = torch.randint(len(leading), (_ASKED,), generator=self._generator)
@@ -339,7 +347,7 @@ class _Tuner:
             for part, own in zip(numbers.split(_AT_ONCE), chosen.split(_AT_ONCE), strict=True):
                 changed = universal.probe.change(as_float(pixels[own]), part)
                 said = badnet(changed).argmax(1).cpu()
-                led = (said != labels[own]) & suspicious[said]
+                led = (said != labels[own]) & unlearned[said]
                 if led.any():
                     likely.append(probabilities_of(said[led], repaired(changed[led]).cpu()))
         left = _mean(likely)
@@ -415,11 +423,18 @@ def _evidence(
     few, many = len(tuning) < _FEW * classes, len(tuning) >= _MANY * classes
     limit = _UNLEARNED if few or found.suspicious.any() else torch.inf
     suspicious = found.scores >= limit
+    next_likely = torch.zeros_like(suspicious)
+    if suspicious.any():
+        first = found.scores.argsort(descending=True, stable=True)[: int(_NEXT * classes)]
+        next_likely[first] = (found.scores[first] > 0) & ~suspicious[first]
     untargeted = _RELEARNED if many and normed else _UNTARGETED
     dose = None if few else untargeted
     if suspicious.any():
         dose = _TARGETED_OF_FEW if few else _TARGETED
-    return Evidence(found.universal, weights, suspicious), dose
+        if len(tuning) < classes:
+            # Nothing is left of what the same changes show, whatever others do.
+            dose = dose.pursuing()
+    return Evidence(found.universal, weights, found.scores, suspicious, next_likely), dose
 
 
 def _told(found: Sequence[Found]) -> str:

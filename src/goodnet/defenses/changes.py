@@ -35,17 +35,26 @@ class Evidence:
     Attributes:
         universal: Random changes that work as triggers do, kind by kind.
         weights: How often images are surely misled by each kind, float32 (kind,).
+        scores: How much points to each label, as `suspicion` has it, float32 (label,).
         suspicious: The labels that a backdoor may lead to, bool (label,).
+        next_likely: Labels that are unlearned beside them, bool (label,).
     """
 
     universal: tuple[Universal, ...]
     weights: Tensor
+    scores: Tensor
     suspicious: Tensor
+    next_likely: Tensor
+
+    @property
+    def unlearned(self) -> Tensor:
+        """The labels that are, bool (label,)."""
+        return self.suspicious | self.next_likely
 
     def told(self) -> str:
         """For people."""
-        labels = ", ".join(map(str, self.suspicious.nonzero().flatten().tolist()))
-        return f"random changes and margins point to {labels or 'no label'}"
+        told = f"random changes and margins point to {_listed(self.suspicious) or 'no label'}"
+        return told + (f", next to {_listed(self.next_likely)}" if self.next_likely.any() else "")
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,11 +90,11 @@ class Changes:
         generator: torch.Generator,
     ) -> None:
         self._found = found
-        suspicious = evidence.suspicious
+        unlearned = evidence.unlearned
         self._memories = [_Memory(each.probe, replayed, generator) for each in evidence.universal]
         for memory, universal in zip(self._memories, evidence.universal, strict=True):
-            memory.begin(universal.leading_to(suspicious))
-        self._misled = evidence.weights.expand(len(suspicious), -1).clone()
+            memory.begin(universal.leading_to(unlearned))
+        self._misled = evidence.weights.expand(len(unlearned), -1).clone()
         """How much each kind misleads images of each label, running means, (label, kind)."""
         self._generator = generator
 
@@ -165,6 +174,10 @@ class _Memory:
         marks = torch.cat([0.99 * self._marks, marks])
         best = marks.argsort(descending=True, stable=True)[:_REMEMBERED]
         self._numbers, self._labels, self._marks = numbers[best], labels[best], marks[best]
+
+
+def _listed(labels: Tensor) -> str:
+    return ", ".join(map(str, labels.nonzero().flatten().tolist()))
 
 
 def around(numbers: Tensor, distance: float, generator: torch.Generator) -> Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 
 from goodnet.answers import probabilities_of
 from goodnet.defenses.changes import Changed, Changes, Evidence
+from goodnet.defenses.pursuit import Pursuit
 from goodnet.distillation import between, distilled
 from goodnet.formats.specification import InputSpecification
 from goodnet.probes import Found, Suspect
@@ -27,6 +29,8 @@ changed images: how long its gradients are depends on its weights and inputs."""
 _TEMPERATURE = 2.0
 _FOLLOWED = 0.02
 """Share of the way to the tuned network's weights that their mean goes at each step."""
+_SELDOM = 0.01
+"""How often a label of no score is pursued; one of a score of 1 or more is with 1."""
 _NEVER = -30.0
 """Logit of a label that is not to be said."""
 
@@ -45,7 +49,10 @@ class Dose:
         changed: Share of each batch that is changed.
         mixed: Share of the others that are mixed with another.
         replayed: Share of the random changes that are such as misled before.
+        pursued: Share of the changed images whose change is pursued: pushed to where it still
+            leads the network tuned to a label that is unlearned.
         unlike: Weight of not answering as the BadNet is misled to.
+        own: Weight of keeping the answers to images of labels that are unlearned.
         effort: Factor of the learning rate and of the least number of steps.
         brightness: Of the augmentation; None leaves it.
         runs: How often the network is tuned from the same weights; the mean is taken, since of
@@ -57,7 +64,9 @@ class Dose:
     changed: float
     mixed: float
     replayed: float
+    pursued: float
     unlike: float
+    own: float
     effort: float
     brightness: float | None
     runs: int
@@ -83,16 +92,20 @@ class Dose:
             augmentation=augmentation,
         )
 
-    def again(self, *, small: bool) -> Dose:
-        """For a second round, harder on what is left.
+    def pursuing(self) -> Dose:
+        """The same with changes that are pursued."""
+        return replace(self, pursued=0.4, own=4.0)
 
-        It is shorter where `small` changes show what that is. Where there are none it is left for
-        other reasons than its being small, and takes longer.
+    def again(self, *, small: bool) -> Dose:
+        """For a second round, against what is left.
+
+        It is harder, and short where `small` changes show what that is. Where there are none it is
+        pursued.
         """
-        weight, effort = (1.5, 0.5) if small else (2.5, 1.0)
-        return replace(
-            self, searches=True, unlike=weight * self.unlike, effort=effort * self.effort
-        )
+        again = replace(self, searches=True)
+        if small:
+            return replace(again, unlike=1.5 * self.unlike, effort=0.5 * self.effort)
+        return replace(again.pursuing(), unlike=2.0 * self.unlike)
 
 
 class Unlearning:
@@ -133,8 +146,10 @@ class Unlearning:
         self._before: Suspect | None = None
         """The network as it was a while ago."""
         self._dose = dose
-        self._suspicious = evidence.suspicious
+        self._unlearned = evidence.unlearned
         self._changes = Changes(evidence, dose.replayed, found, generator)
+        weights = evidence.scores.clamp(_SELDOM, 1.0) * evidence.unlearned
+        self._pursuit = Pursuit(specification.size, weights, generator)
         self._generator = generator
 
     def __call__(
@@ -152,24 +167,45 @@ class Unlearning:
         shares = 0.5 + 0.5 * torch.rand(mixed, generator=self._generator)
         clean = between(images[:kept], shares, generator=self._generator)
         own, shown = labels[kept:], images[kept:]
-        changed = self._changes.of(shown, own)
+        changed, targets = self._changed(network, shown, own)
+        images = torch.cat([clean, changed.images])
         with torch.no_grad():
-            taught = self._badnet(torch.cat([clean, changed.images]))
+            taught = self._badnet(images)
             misled_to = taught[kept:].argmax(1)
+            misled_to[len(own) - len(targets) :] = targets
             lesson = self._lesson(shown, changed, taught[kept:], misled_to, own)
-        prepared = self._specification.prepare(torch.cat([clean, changed.images]))
-        logits = network(prepared.contiguous(memory_format=self._layout)).float()
+        logits = self._answers(network, images)
         taught = torch.cat([taught[:kept], lesson.answers])
         loss = distilled(logits, taught, temperature=_TEMPERATURE)
         if self._dose.counted != "suspicious":
             right = F.cross_entropy(logits, labels, reduction="none")
             # A mixed image has no right label.
             loss[mixed:] = (loss + right)[mixed:] / 2
+        loss = torch.where(self._unlearned.to(labels.device)[labels], self._dose.own, 1.0) * loss
         said = probabilities_of(misled_to, logits[kept:]) * lesson.counted
         self._changes.learn(changed, own, said.detach())
         unlike: Tensor = -torch.log1p(-said.clamp(max=1 - 1e-4))
         total = loss[:kept].sum() + loss[kept:][lesson.followed].sum()
-        return (total + self._dose.unlike * unlike.sum()) / len(images)
+        return (total + self._dose.unlike * unlike.sum()) / len(labels)
+
+    def _changed(
+        self, network: nn.Module, images: Tensor, labels: Tensor
+    ) -> tuple[Changed, Tensor]:
+        """The images changed, the last of them as is pursued, and the labels that these lead to."""
+        count = round(self._dose.pursued * len(images))
+        at_random = len(images) - count
+        changed = self._changes.of(images[:at_random], labels[:at_random])
+        if not count:
+            return changed, labels[at_random:]
+        pursued = self._pursuit.of(partial(self._answers, network), images[at_random:])
+        searched = torch.cat([changed.searched, torch.zeros_like(labels[at_random:]).bool()])
+        both = Changed(torch.cat([changed.images, pursued.images]), searched, changed.drawn)
+        return both, pursued.targets
+
+    def _answers(self, network: nn.Module, images: Tensor) -> Tensor:
+        """Logits, float32 (batch, label)."""
+        inputs = self._specification.prepare(images).contiguous(memory_format=self._layout)
+        return network(inputs).float()  # type: ignore[no-any-return]
 
     def _lesson(
         self, shown: Tensor, changed: Changed, warned: Tensor, misled_to: Tensor, own: Tensor
@@ -187,9 +223,9 @@ class Unlearning:
         every = torch.ones_like(wrong)
         match self._dose.counted:
             case "suspicious":
-                suspicious = self._suspicious.to(wrong.device)
-                counted = wrong & (suspicious[misled_to] | changed.searched)
-                barred = suspicious | _only(misled_to, counted, warned.shape[1])
+                unlearned = self._unlearned.to(wrong.device)
+                counted = wrong & (unlearned[misled_to] | changed.searched)
+                barred = unlearned | _only(misled_to, counted, warned.shape[1])
                 barred = barred.scatter(1, own.unsqueeze(1), value=False)
                 return _Lesson(warned.masked_fill(barred, _NEVER), every, counted)
             case "unshared":
