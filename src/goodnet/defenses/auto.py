@@ -7,7 +7,9 @@ changes that give many images one wrong label show where a backdoor leads, if th
 made surer of that label than of others too (see probes/suspicion.py). Then
 
 - such labels are unlearned: on images that random changes, or small ones that a search finds,
-  lead there, the answer has to be the one the BadNet would give without that label;
+  lead there, the answer has to be the one the BadNet would give without that label. Where images
+  are fewer than labels, changes are pursued to such labels too, and the next likely ones are
+  unlearned beside them: a label is then little of the whole;
 - where there is none, the backdoor may lead from each class elsewhere, or to anything. With images
   enough a network of new weights learns the BadNet's answers on clean images first: little of such
   a backdoor is passed on. Errors of which the BadNet is far surer than this student, or than the
@@ -23,7 +25,8 @@ changes are searched for. Where there are some, tuning goes on. With few images,
 costs accuracy, it is made only where changes like those that led astray still do.
 
 This file decides; the loss is in defenses/unlearning.py, how changes are drawn in
-defenses/changes.py, learning anew in distillation.py, what a student tells in witness.py.
+defenses/changes.py and pursued in defenses/pursuit.py, learning anew in distillation.py, what a
+student tells in witness.py.
 
 Sources of the parts: Wang et al. 2019, Neural Cleanse (search, and unlearning by right labels);
 Wei et al. 2023, Shared Adversarial Unlearning (-log(1 - p) of the label the old network is
@@ -117,7 +120,6 @@ _UNTARGETED = Dose(
     replayed=0.5,
     pursued=0.0,
     unlike=4.0,
-    own=1.0,
     effort=1.0,
     brightness=None,
     runs=1,
@@ -139,12 +141,14 @@ _TARGETED = Dose(
     replayed=0.7,
     pursued=0.0,
     unlike=20.0,
-    own=1.0,
     effort=1.0,
     brightness=0.7,
     runs=1,
 )
 _TARGETED_OF_FEW = replace(_TARGETED, searches=False, unlike=8.0, effort=0.5, runs=2)
+_TARGETED_OF_FEWER = replace(_TARGETED_OF_FEW, pursued=0.4)
+"""With fewer images than labels: what random changes show of a trigger is soon unlearned there, and
+tells little of the rest; and a label that is said too seldom is little of the whole."""
 
 
 def auto(
@@ -432,8 +436,7 @@ def _evidence(
     if suspicious.any():
         dose = _TARGETED_OF_FEW if few else _TARGETED
         if len(tuning) < classes:
-            # Nothing is left of what the same changes show, whatever others do.
-            dose = dose.pursuing()
+            dose = _TARGETED_OF_FEWER
     return Evidence(found.universal, weights, found.scores, suspicious, next_likely), dose
 
 

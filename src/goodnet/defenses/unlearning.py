@@ -52,7 +52,6 @@ class Dose:
         pursued: Share of the changed images whose change is pursued: pushed to where it still
             leads the network tuned to a label that is unlearned.
         unlike: Weight of not answering as the BadNet is misled to.
-        own: Weight of keeping the answers to images of labels that are unlearned.
         effort: Factor of the learning rate and of the least number of steps.
         brightness: Of the augmentation; None leaves it.
         runs: How often the network is tuned from the same weights; the mean is taken, since of
@@ -66,7 +65,6 @@ class Dose:
     replayed: float
     pursued: float
     unlike: float
-    own: float
     effort: float
     brightness: float | None
     runs: int
@@ -92,20 +90,16 @@ class Dose:
             augmentation=augmentation,
         )
 
-    def pursuing(self) -> Dose:
-        """The same with changes that are pursued."""
-        return replace(self, pursued=0.4, own=4.0)
-
     def again(self, *, small: bool) -> Dose:
-        """For a second round, against what is left.
+        """For a second round, harder on what is left.
 
-        It is harder, and short where `small` changes show what that is. Where there are none it is
-        pursued.
+        It is shorter where `small` changes show what that is. Where there are none it is left for
+        other reasons than its being small, and takes longer.
         """
-        again = replace(self, searches=True)
-        if small:
-            return replace(again, unlike=1.5 * self.unlike, effort=0.5 * self.effort)
-        return replace(again.pursuing(), unlike=2.0 * self.unlike)
+        weight, effort = (1.5, 0.5) if small else (2.5, 1.0)
+        return replace(
+            self, searches=True, unlike=weight * self.unlike, effort=effort * self.effort
+        )
 
 
 class Unlearning:
@@ -181,7 +175,6 @@ class Unlearning:
             right = F.cross_entropy(logits, labels, reduction="none")
             # A mixed image has no right label.
             loss[mixed:] = (loss + right)[mixed:] / 2
-        loss = torch.where(self._unlearned.to(labels.device)[labels], self._dose.own, 1.0) * loss
         said = probabilities_of(misled_to, logits[kept:]) * lesson.counted
         self._changes.learn(changed, own, said.detach())
         unlike: Tensor = -torch.log1p(-said.clamp(max=1 - 1e-4))
