@@ -56,7 +56,7 @@ class Pursuit:
     """
 
     def __init__(self, size: Size, weights: Tensor, generator: torch.Generator) -> None:
-        # The size of those that can be searched for is not bounded.
+        # Of those that can be searched for, numbers do not bound the size.
         kinds = [each for each in random_probes(size) if not isinstance(each, SearchedProbe)]
         self._kinds = [_Kind(each, weights, generator) for each in kinds]
 
