@@ -26,6 +26,7 @@ from goodnet.training import (
     Training,
     TrainingSettings,
     layout_of,
+    logits_of_images,
     train,
 )
 
@@ -123,8 +124,7 @@ class _Taught:
         images = between(images, shares, generator=self._generator)
         with torch.no_grad():
             taught = self._teacher(images)
-        prepared = self._specification.prepare(images)
-        logits = network(prepared.contiguous(memory_format=self._layout)).float()
+        logits = logits_of_images(network, images, self._specification, self._layout)
         return distilled(logits, taught, temperature=1.0).mean()
 
 

@@ -17,6 +17,7 @@ from goodnet.answers import accuracy_of
 from goodnet.data.images import as_float
 from goodnet.data.roles import PreparedImages
 from goodnet.errors import GoodnetError, NotTraceableError, SettingsError
+from goodnet.formats.specification import InputSpecification
 from goodnet.graph import trace, without_softmax
 from goodnet.modes import drawing_by
 from goodnet.results import EpochRow, Rate
@@ -363,6 +364,24 @@ def layout_of(network: nn.Module) -> torch.memory_format:
         for module in network.modules()
     )
     return torch.contiguous_format if strided else torch.channels_last
+
+
+def logits_of_images(
+    network: nn.Module,
+    images: Tensor,
+    specification: InputSpecification,
+    layout: torch.memory_format,
+) -> Tensor:
+    """What a loss makes of images that it has changed: logits, float32 (batch, N).
+
+    Args:
+        network: Gives logits.
+        images: float32 in [0, 1], (batch, channel, height, width).
+        specification: How it wants its inputs.
+        layout: Its `layout_of`.
+    """
+    inputs = specification.prepare(images).contiguous(memory_format=layout)
+    return network(inputs).float()  # type: ignore[no-any-return]
 
 
 def logits_network(network: nn.Module) -> nn.Module:

@@ -29,7 +29,7 @@ from goodnet.defenses.auto import (
     _Tuner,
 )
 from goodnet.defenses.changes import Changed, Evidence
-from goodnet.defenses.pursuit import Answers, Pursued
+from goodnet.defenses.pursuit import Answers
 from goodnet.defenses.unlearning import _NEVER, Dose, Unlearning
 from goodnet.formats.specification import InputSpecification
 from goodnet.probes import Found, Probe, Suspect, Suspicion, Universal
@@ -274,8 +274,8 @@ class PursuedTo1:
     def __init__(self, *_: Any) -> None:
         pass
 
-    def of(self, _answers: Answers, images: Tensor) -> Pursued:
-        return Pursued(torch.ones_like(images), torch.ones(len(images), dtype=torch.int64))
+    def of(self, _answers: Answers, images: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.ones_like(images), torch.ones(len(images), dtype=torch.int64)
 
 
 def test_labels_are_unlearned_where_changes_are_pursued(monkeypatch: pytest.MonkeyPatch) -> None:

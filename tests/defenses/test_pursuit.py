@@ -25,8 +25,8 @@ def pursuit(*weights: float, seed: int = 0) -> Pursuit:
 def test_changes_go_where_the_network_says_their_label() -> None:
     pursued = pursuit(0.0, 1.0, 1.0)
     every = [pursued.of(by_brightness, GREY) for _ in range(4 * _LASTING)]
-    light = torch.cat([each.images.flatten(1).mean(1) for each in every]) - 0.5
-    targets = torch.cat([each.targets for each in every])
+    images, targets = map(torch.cat, zip(*every, strict=True))
+    light = images.flatten(1).mean(1) - 0.5
     assert set(targets.tolist()) == {1, 2}
     for target, towards in ((1, light), (2, -light)):
         assert (towards[targets == target] > 0).float().mean() > 0.9
@@ -34,36 +34,37 @@ def test_changes_go_where_the_network_says_their_label() -> None:
 
 def test_a_step_leads_further() -> None:
     pursued = pursuit(0.0, 1.0, 0.0)
-    first, *_, last = [pursued.of(by_brightness, GREY).images.mean() for _ in range(5)]
+    first, *_, last = [pursued.of(by_brightness, GREY)[0].mean() for _ in range(5)]
     assert last > first > 0.5
 
 
 def test_labels_without_weight_are_not_pursued() -> None:
     pursued = pursuit(0.0, 0.0, 1.0)
     for _ in range(3 * _LASTING):
-        assert set(pursued.of(by_brightness, GREY).targets.tolist()) == {2}
+        _, targets = pursued.of(by_brightness, GREY)
+        assert set(targets.tolist()) == {2}
 
 
 def test_changes_are_given_up_for_new_ones() -> None:
     pursued = pursuit(0.0, 1.0, 1.0)
     shown = [pursued.of(by_brightness, GREY) for _ in range(4 * _LASTING)]
-    assert len({tuple(each.targets.tolist()) for each in shown}) > 3
+    assert len({tuple(targets.tolist()) for _, targets in shown}) > 3
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 10])
 def test_images_stay_images(count: int) -> None:
     pursued = pursuit(0.0, 1.0, 1.0)
     for _ in range(30):
-        shown = pursued.of(by_brightness, GREY[:count])
-        assert shown.images.shape == (count, *SIZE)
-        assert shown.targets.shape == (count,)
-        assert not shown.images.requires_grad
-        assert ((shown.images >= 0) & (shown.images <= 1)).all()
+        images, targets = pursued.of(by_brightness, GREY[:count])
+        assert images.shape == (count, *SIZE)
+        assert targets.shape == (count,)
+        assert not images.requires_grad
+        assert ((images >= 0) & (images <= 1)).all()
 
 
 def test_what_is_drawn_is_told_by_the_generator() -> None:
     one, same, other = (pursuit(0.0, 1.0, 1.0, seed=seed) for seed in (0, 0, 1))
     for _ in range(3):
-        images = [each.of(by_brightness, GREY).images for each in (one, same, other)]
+        images = [each.of(by_brightness, GREY)[0] for each in (one, same, other)]
         assert torch.equal(images[0], images[1])
     assert not torch.equal(images[0], images[2])

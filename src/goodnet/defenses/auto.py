@@ -428,12 +428,11 @@ def _evidence(
     limit = _UNLEARNED if few or found.suspicious.any() else torch.inf
     suspicious = found.scores >= limit
     next_likely = torch.zeros_like(suspicious)
-    if suspicious.any():
-        first = found.scores.argsort(descending=True, stable=True)[: int(_NEXT * classes)]
-        next_likely[first] = (found.scores[first] > 0) & ~suspicious[first]
     untargeted = _RELEARNED if many and normed else _UNTARGETED
     dose = None if few else untargeted
     if suspicious.any():
+        first = found.scores.argsort(descending=True, stable=True)[: int(_NEXT * classes)]
+        next_likely[first] = (found.scores[first] > 0) & ~suspicious[first]
         dose = _TARGETED_OF_FEW if few else _TARGETED
         if len(tuning) < classes:
             dose = _TARGETED_OF_FEWER

@@ -13,7 +13,6 @@ many changes at once, told by few numbers, each to one of the labels that clean 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -33,19 +32,6 @@ _CANDIDATES, _SHOWN_ON = 8, 4
 """Random changes of which the one that leads most is pursued, and images each is shown on."""
 
 
-@dataclass(frozen=True, eq=False)
-class Pursued:
-    """Changed images.
-
-    Attributes:
-        images: float32 in [0, 1], (batch, channel, height, width).
-        targets: The label that each was changed towards, int64 (batch,).
-    """
-
-    images: Tensor
-    targets: Tensor
-
-
 class Pursuit:
     """Pursues changes that lead to some labels.
 
@@ -60,12 +46,15 @@ class Pursuit:
         kinds = [each for each in random_probes(size) if not isinstance(each, SearchedProbe)]
         self._kinds = [_Kind(each, weights, generator) for each in kinds]
 
-    def of(self, answers: Answers, images: Tensor) -> Pursued:
+    def of(self, answers: Answers, images: Tensor) -> tuple[Tensor, Tensor]:
         """The images, each changed in one of the ways pursued, which go on by a step.
 
         Args:
             answers: Of the network as it is now.
             images: float32 in [0, 1], (batch, channel, height, width).
+
+        Returns:
+            The changed images, and the label that each was changed towards, int64 (batch,).
         """
         dealt = torch.arange(len(images)) % len(self._kinds)
         changed, targets = images.clone(), torch.zeros(len(images), dtype=torch.int64)
@@ -73,7 +62,7 @@ class Pursuit:
             own = (dealt == place).nonzero().flatten()
             if len(own):
                 changed[own], targets[own] = kind.of(answers, images[own])
-        return Pursued(changed, targets.to(images.device))
+        return changed, targets.to(images.device)
 
 
 class _Kind:

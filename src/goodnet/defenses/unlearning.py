@@ -20,7 +20,7 @@ from goodnet.defenses.pursuit import Pursuit
 from goodnet.distillation import between, distilled
 from goodnet.formats.specification import InputSpecification
 from goodnet.probes import Found, Suspect
-from goodnet.training import TrainingSettings, batch_norms, layout_of
+from goodnet.training import TrainingSettings, batch_norms, layout_of, logits_of_images
 from goodnet.witness import own_errors
 
 _WITHOUT_NORMS = 0.05
@@ -185,20 +185,15 @@ class Unlearning:
         self, network: nn.Module, images: Tensor, labels: Tensor
     ) -> tuple[Changed, Tensor]:
         """The images changed, the last of them as is pursued, and the labels that these lead to."""
-        count = round(self._dose.pursued * len(images))
-        at_random = len(images) - count
+        at_random = len(images) - round(self._dose.pursued * len(images))
         changed = self._changes.of(images[:at_random], labels[:at_random])
-        if not count:
-            return changed, labels[at_random:]
-        pursued = self._pursuit.of(partial(self._answers, network), images[at_random:])
-        searched = torch.cat([changed.searched, torch.zeros_like(labels[at_random:]).bool()])
-        both = Changed(torch.cat([changed.images, pursued.images]), searched, changed.drawn)
-        return both, pursued.targets
+        pursued, targets = self._pursuit.of(partial(self._answers, network), images[at_random:])
+        searched = torch.cat([changed.searched, changed.searched.new_zeros(len(targets))])
+        both = Changed(torch.cat([changed.images, pursued]), searched, changed.drawn)
+        return both, targets
 
     def _answers(self, network: nn.Module, images: Tensor) -> Tensor:
-        """Logits, float32 (batch, label)."""
-        inputs = self._specification.prepare(images).contiguous(memory_format=self._layout)
-        return network(inputs).float()  # type: ignore[no-any-return]
+        return logits_of_images(network, images, self._specification, self._layout)
 
     def _lesson(
         self, shown: Tensor, changed: Changed, warned: Tensor, misled_to: Tensor, own: Tensor
