@@ -12,7 +12,7 @@ from goodnet.data.images import ImageSet
 from goodnet.data.roles import CleanData
 from goodnet.formats.specification import InputSpecification
 from goodnet.probes import Suspect, Suspicion, suspicion
-from goodnet.probes.margins import largest_margins
+from goodnet.probes.margins import clean_margins, largest_margins
 
 SIZE = (3, 12, 12)
 CLASSES = 8
@@ -132,7 +132,7 @@ def test_margins_tell_nothing_where_most_labels_cannot_be_reached() -> None:
         classes=CLASSES,
         generator=torch.Generator().manual_seed(0),
     )
-    assert (found.deviations == 0).all()
+    assert found.deviations.isnan().all()
     limit = import_module("goodnet.probes.suspicion")._LIMIT
     assert torch.allclose(found.scores, found.counts / found.tried * CLASSES**0.5 / limit)
 
@@ -149,6 +149,31 @@ def test_a_label_that_changes_reach_and_the_search_does_not_is_judged_by_the_cha
     assert float(found.scores[TARGET]) == pytest.approx(
         float(found.counts[TARGET]) / found.tried * CLASSES**0.5 / module._LIMIT
     )
+
+
+def test_clean_margins_are_of_the_labels_own_images() -> None:
+    data = grey()
+    # A level's logit is 0 on its own images and its neighbours' are -1 there.
+    suspect = Suspect(Levels(pull=0.0), InputSpecification(SIZE))
+    assert torch.allclose(clean_margins(suspect, data, classes=CLASSES), torch.ones(CLASSES))
+    # Named wrongly, and without an image.
+    moved = ImageSet("moved", SIZE, data.pixels(), (data.labels + (data.labels == 2)) % CLASSES)
+    some = clean_margins(suspect, CleanData(moved, InputSpecification(SIZE)), classes=CLASSES + 1)
+    assert some.isnan().nonzero().flatten().tolist() == [2, CLASSES]
+
+
+@pytest.mark.parametrize(("own", "most"), [(1.0, 5.0), (40.0, 1.0), (torch.nan, 5.0)])
+def test_a_large_margin_tells_little_of_a_label_whose_own_images_have_one(
+    monkeypatch: pytest.MonkeyPatch, own: float, most: float
+) -> None:
+    module = import_module("goodnet.probes.suspicion")
+    margins = torch.tensor([9.0, 8.0, 10.0, 9.0, 9.0, 400.0, 9.0, 11.0])
+    of_own_images = torch.tensor([1.0, 1.1, 0.9, 1.0, 1.2, own, 0.8, 1.0])
+    monkeypatch.setattr(module, "largest_margins", lambda *_args, **_more: margins)
+    monkeypatch.setattr(module, "clean_margins", lambda *_args, **_more: of_own_images)
+    found = suspected(20.0)
+    # Ten times its own images' is next to what other labels have: nine times.
+    assert most - 1.0 <= float(found.deviations[TARGET]) <= most
 
 
 def test_of_two_labels_none_is_suspicious() -> None:

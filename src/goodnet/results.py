@@ -634,8 +634,9 @@ class LabelScan:
         by: What gave that score, as of a `ScanTarget`.
         extents: The smallest change found in each kind; None where none was.
         universal: Random changes that lead there, of all tried.
-        margin_deviations: Deviations of its largest margin above the labels' median; None where
-            it was not searched, or no margin was found.
+        margin_deviations: Deviations of its largest margin above the labels' median, or of that
+            over the largest of its own clean images if that is less; None where it was not
+            searched, or no margin was found.
     """
 
     label: int

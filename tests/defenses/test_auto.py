@@ -290,7 +290,7 @@ def test_labels_are_unlearned_where_changes_are_pursued(monkeypatch: pytest.Monk
     assert cost(never_1, every) == pytest.approx(0.0, abs=1e-3)
     said = math.exp(4.0) / (math.exp(1.0) + math.exp(4.0) + math.exp(5.0))
     unlike = -_TARGETED_OF_FEW.unlike * math.log1p(-said) / 2
-    more = cost(likely_1, every) - cost(likely_1, _TARGETED_OF_FEW)
+    more = cost(likely_1, every) - cost(likely_1, replace(every, pursued=0.0))
     assert more == pytest.approx(unlike, abs=1e-3)
     # Where it is right it stays.
     assert cost(BADNET, every, label=1) == pytest.approx(0.0, abs=1e-3)
@@ -449,9 +449,9 @@ def test_a_network_left_as_it_is_is_not_called_clean_where_a_student_tells_other
 @pytest.mark.parametrize(
     ("left", "small", "weights"),
     [
-        (_LITTLE, True, [8.0]),
-        (2 * _LITTLE, True, [8.0, 12.0]),
-        (2 * _LITTLE, False, [8.0, 20.0]),
+        (_LITTLE, True, [1.0]),
+        (2 * _LITTLE, True, [1.0, 1.5]),
+        (2 * _LITTLE, False, [1.0, 2.5]),
     ],
 )
 def test_of_few_images_it_presses_harder_where_something_is_left(
@@ -464,29 +464,42 @@ def test_of_few_images_it_presses_harder_where_something_is_left(
         Found, "small", lambda every: every if small else replace(every, targets=every.targets[:0])
     )
     found = shortly_repaired(network_of(normed=False))
-    pressed = [each.unlike for each in given]
-    assert pressed == [weight for weight in weights for _ in range(_TARGETED_OF_FEW.runs)]
+    assert [each.unlike / _TARGETED_OF_FEW.unlike for each in given] == weights
     # Then a search for small changes helps it: of the BadNet, and of what came out.
     assert found.stopped.count("mislead") == (2 if left > _LITTLE else 0)
 
 
-def test_with_fewer_images_than_labels_changes_are_pursued_at_once(
+def test_of_few_images_the_last_layer_is_tuned_of_fewer_than_labels_what_tells_of_the_unlearned(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     given = spied_doses(monkeypatch)
     monkeypatch.setattr(AUTO_MODULE, "suspicion", pointing_to((0, 1, 0, 0)))
     network = nn.Sequential(nn.Flatten(), nn.Linear(4, CLASSES)).eval()
-    for images, share in ((CLASSES, 0.0), (CLASSES - 1, 0.4)):
+    for images, tuned, rows in ((CLASSES, "last layer", [0, 1, 2, 3]), (CLASSES - 1, "rows", [1])):
         given.clear()
-        DEFENSES["auto"](
+        repaired = DEFENSES["auto"](
             network,
             numbered(0, images),
             numbered(40, 48),
             DefenseSettings(training=TrainingSettings(epochs=1, learning_rate=1e-3)),
             generator=torch.Generator().manual_seed(0),
             progress=no_progress,
-        )
-        assert given[0].pursued == share
+        ).network
+        assert given[0].tuned == tuned
+        assert given[0].pursued > 0
+        changed = network.get_parameter("1.weight") != repaired.get_parameter("1.weight")
+        assert changed.any(1).nonzero().flatten().tolist() == rows
+
+
+def test_all_is_tuned_where_the_last_layer_is_not_linear() -> None:
+    evidence = Evidence((), torch.zeros(0), torch.ones(3), torch.ones(3) > 0, torch.zeros(3) > 0)
+    ends = nn.Sequential(nn.Conv2d(1, 3, 2), nn.Flatten())
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Softmax(1))
+    assert _TARGETED_OF_FEW.part(ends, evidence) is None
+    assert _TARGETED.part(linear, evidence) is None
+    part = _TARGETED_OF_FEW.part(linear, evidence)
+    assert part is not None
+    assert part.layer == "1"
 
 
 @pytest.mark.parametrize(
@@ -494,7 +507,7 @@ def test_with_fewer_images_than_labels_changes_are_pursued_at_once(
     [
         ((0.2, 1.5, 0.0, 0.4), [1], []),
         ((0.2, 1.5, 0.0, 0.4) + 296 * (0.0,), [1], [3, 0]),  # 1 % of 300 are 3
-        ((0.2, 1.5, 0.0, 0.6) + 296 * (0.0,), [1, 3], [0]),
+        ((0.2, 1.5, 0.0, 1.0) + 296 * (0.0,), [1, 3], [0]),
         ((0.2, 1.5, 0.0, 0.0) + 296 * (0.0,), [1], [0]),  # nothing points to others
         ((0.2, 0.4, 0.3, 0.0) + 296 * (0.0,), [], []),
     ],

@@ -7,9 +7,10 @@ changes that give many images one wrong label show where a backdoor leads, if th
 made surer of that label than of others too (see probes/suspicion.py). Then
 
 - such labels are unlearned: on images that random changes, or small ones that a search finds,
-  lead there, the answer has to be the one the BadNet would give without that label. Where images
-  are fewer than labels, changes are pursued to such labels too, and the next likely ones are
-  unlearned beside them: a label is then little of the whole;
+  lead there, the answer has to be the one the BadNet would give without that label. With few images
+  changes are pursued to such labels too, and the last layer alone is tuned: what the layers below
+  have learned is not learned again from a handful. Of many labels the next likely ones are
+  unlearned too; with fewer images than labels no weights of others are touched;
 - where there is none, the backdoor may lead from each class elsewhere, or to anything. With images
   enough a network of new weights learns the BadNet's answers on clean images first: little of such
   a backdoor is passed on. Errors of which the BadNet is far surer than this student, or than the
@@ -33,7 +34,7 @@ Wei et al. 2023, Shared Adversarial Unlearning (-log(1 - p) of the label the old
 misled to); Li et al. 2021, Neural Attention Distillation, and Hinton et al. 2015 (answers kept
 by distillation; see distillation.py); Tarvainen and Valpola 2017, Mean Teacher (a network
 as it was a while ago); Zhang et al. 2018, mixup (images between images); Izmailov et al. 2018
-(weights averaged along the way), and Wortsman et al. 2022, Model Soups (over runs too); Wang et al.
+(weights averaged along the way); Wang et al.
 2024, MM-BD (margins). Random changes that many images share, and a student as the reference for
 errors: this project.
 """
@@ -97,9 +98,6 @@ _FEW = 20
 """With fewer images a class than this, right answers on changed images are learned by heart."""
 _MANY = 50
 """With so many a class a network with batch norms learns the BadNet's answers anew."""
-_UNLEARNED = 0.5
-"""Score from which a label is unlearned where one is suspicious, or images are few: a label missed
-is a backdoor left."""
 _NEXT = 0.01
 """Share of all labels that is unlearned at least, the likeliest, where one is suspicious: of many
 labels a few cost little, and few changes lead to each."""
@@ -120,9 +118,10 @@ _UNTARGETED = Dose(
     replayed=0.5,
     pursued=0.0,
     unlike=4.0,
+    tuned="all",
     effort=1.0,
     brightness=None,
-    runs=1,
+    own=1.0,
 )
 _RELEARNED = replace(
     _UNTARGETED,
@@ -141,14 +140,16 @@ _TARGETED = Dose(
     replayed=0.7,
     pursued=0.0,
     unlike=20.0,
+    tuned="all",
     effort=1.0,
     brightness=0.7,
-    runs=1,
+    own=1.0,
 )
-_TARGETED_OF_FEW = replace(_TARGETED, searches=False, unlike=8.0, effort=0.5, runs=2)
-_TARGETED_OF_FEWER = replace(_TARGETED_OF_FEW, pursued=0.4)
-"""With fewer images than labels: what random changes show of a trigger is soon unlearned there, and
-tells little of the rest; and a label that is said too seldom is little of the whole."""
+_TARGETED_OF_FEW = replace(
+    _TARGETED, searches=False, pursued=0.4, unlike=3.0, tuned="last layer", effort=0.5, own=4.0
+)
+_TARGETED_OF_FEWER = replace(_TARGETED_OF_FEW, unlike=8.0, tuned="rows")
+"""With fewer images than labels: most labels have no image that shows what they should become."""
 
 
 def auto(
@@ -302,28 +303,28 @@ class _Tuner:
         for rate in _RATES:
             now = what if rate == _RATES[0] else f"{what} again at {rate:.0%} of the rate"
             average = Average()
-            for _ in range(dose.runs):
-                training = train(
-                    network,
-                    self._tuning,
-                    dose.of(self._badnet, self._training, rate=rate),
-                    loss=Unlearning(
-                        self._badnet,
-                        reference,
-                        self._tuning.specification,
-                        self._evidence,
-                        dose,
-                        found,
-                        self._generator,
-                    ),
-                    held_out=self._held_out,
-                    generator=self._generator,
-                    after_step=average,
-                    keep_last=True,
-                    progress=self._progress,
-                    what=now,
-                )
-                self.epochs += training.epochs
+            training = train(
+                network,
+                self._tuning,
+                dose.of(self._badnet, self._training, rate=rate),
+                loss=Unlearning(
+                    self._badnet,
+                    reference,
+                    self._tuning.specification,
+                    self._evidence,
+                    dose,
+                    found,
+                    self._generator,
+                ),
+                part=dose.part(network, self._evidence),
+                held_out=self._held_out,
+                generator=self._generator,
+                after_step=average,
+                keep_last=True,
+                progress=self._progress,
+                what=now,
+            )
+            self.epochs += training.epochs
             tuned = average.of(training.network)
             if not self._harms(tuned, f"after {now}"):
                 break
@@ -425,8 +426,7 @@ def _evidence(
     classes = suspect(torch.zeros(1, *tuning.specification.size)).shape[1]
     found = suspicion(suspect, tuning, classes=classes, generator=generator, progress=progress)
     few, many = len(tuning) < _FEW * classes, len(tuning) >= _MANY * classes
-    limit = _UNLEARNED if few or found.suspicious.any() else torch.inf
-    suspicious = found.scores >= limit
+    suspicious = found.suspicious
     next_likely = torch.zeros_like(suspicious)
     untargeted = _RELEARNED if many and normed else _UNTARGETED
     dose = None if few else untargeted

@@ -16,11 +16,13 @@ from torch.nn import functional as F
 
 from goodnet.answers import probabilities_of
 from goodnet.defenses.changes import Changed, Changes, Evidence
+from goodnet.defenses.last_layer import last_linear
 from goodnet.defenses.pursuit import Pursuit
 from goodnet.distillation import between, distilled
+from goodnet.errors import SurgeryError
 from goodnet.formats.specification import InputSpecification
 from goodnet.probes import Found, Suspect
-from goodnet.training import TrainingSettings, batch_norms, layout_of, logits_of_images
+from goodnet.training import Part, TrainingSettings, batch_norms, layout_of, logits_of_images
 from goodnet.witness import own_errors
 
 _WITHOUT_NORMS = 0.05
@@ -52,10 +54,12 @@ class Dose:
         pursued: Share of the changed images whose change is pursued: pushed to where it still
             leads the network tuned to a label that is unlearned.
         unlike: Weight of not answering as the BadNet is misled to.
+        tuned: All weights; those of the last layer, so that little is learned by heart; or of
+            these the ones that unlearned labels are told by, where no clean image shows the others.
         effort: Factor of the learning rate and of the least number of steps.
         brightness: Of the augmentation; None leaves it.
-        runs: How often the network is tuned from the same weights; the mean is taken, since of
-            few images what a run gives depends much on its draws.
+        own: Weight of clean images of the labels that are unlearned, which these are said of
+            the less.
     """
 
     counted: Literal["suspicious", "unshared", "all"]
@@ -65,9 +69,10 @@ class Dose:
     replayed: float
     pursued: float
     unlike: float
+    tuned: Literal["all", "last layer", "rows"]
     effort: float
     brightness: float | None
-    runs: int
+    own: float
 
     def of(
         self, network: nn.Module, training: TrainingSettings, *, rate: float
@@ -88,7 +93,19 @@ class Dose:
             learning_rate=rate * self.effort * training.learning_rate,
             least_steps=round(self.effort * training.least_steps),
             augmentation=augmentation,
+            weight_decay=training.weight_decay if self.tuned == "all" else 0.0,
         )
+
+    def part(self, network: nn.Module, evidence: Evidence) -> Part | None:
+        """What of it is tuned alone; None where all is, or it does not end in a linear layer."""
+        if self.tuned == "all":
+            return None
+        try:
+            layer = last_linear(network)
+        except SurgeryError:
+            return None
+        unlearned = evidence.unlearned
+        return Part(layer, unlearned if self.tuned == "rows" else torch.ones_like(unlearned))
 
     def again(self, *, small: bool) -> Dose:
         """For a second round, harder on what is left.
@@ -171,6 +188,8 @@ class Unlearning:
         logits = self._answers(network, images)
         taught = torch.cat([taught[:kept], lesson.answers])
         loss = distilled(logits, taught, temperature=_TEMPERATURE)
+        own_label = self._unlearned.to(labels.device)[labels[:kept]]
+        loss[:kept] *= torch.where(own_label, self._dose.own, 1.0)
         if self._dose.counted != "suspicious":
             right = F.cross_entropy(logits, labels, reduction="none")
             # A mixed image has no right label.

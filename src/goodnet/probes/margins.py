@@ -13,6 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from goodnet.data.images import as_float
+from goodnet.data.roles import CleanData
 from goodnet.probes.search import Suspect
 from goodnet.training import Progress, no_progress
 
@@ -46,9 +48,7 @@ def largest_margins(
         optimizer = torch.optim.Adam([images], lr=_RATE)
         largest = torch.full((len(wanted),), -torch.inf)
         for step in range(_STEPS):
-            logits = suspect(images)
-            others = logits.scatter(1, wanted, -torch.inf).amax(1)
-            margins = logits.gather(1, wanted).squeeze(1) - others
+            margins = _margins(suspect(images), wanted)
             largest = torch.fmax(largest, margins.detach().cpu())
             optimizer.zero_grad()
             (-margins.sum()).backward()
@@ -58,3 +58,23 @@ def largest_margins(
             progress("searching for margins", at * _STEPS + step + 1, len(parts) * _STEPS)
         found.append(largest.view(-1, _STARTS).amax(1))
     return torch.cat(found)
+
+
+@torch.no_grad()
+def clean_margins(suspect: Suspect, clean: CleanData, *, classes: int) -> Tensor:
+    """For each label the largest margin on clean images of its own, float32 (classes,).
+
+    NaN where none of them is named rightly, or there are none.
+    """
+    pixels, labels = clean.pixels(), clean.labels
+    largest = torch.full((classes,), -torch.inf)
+    for part, own in zip(pixels.split(_AT_ONCE), labels.split(_AT_ONCE), strict=True):
+        logits = suspect(as_float(part)).cpu()
+        largest.scatter_reduce_(0, own, _margins(logits, own.unsqueeze(1)), "amax")
+    return torch.where(largest > 0, largest, torch.nan)
+
+
+def _margins(logits: Tensor, labels: Tensor) -> Tensor:
+    """How far the logits of `labels`, (batch, 1), are above all others, float32 (batch,)."""
+    others = logits.scatter(1, labels, -torch.inf).amax(1)
+    return logits.gather(1, labels).squeeze(1) - others

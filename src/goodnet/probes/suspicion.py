@@ -3,6 +3,8 @@
 A backdoor's target is said of many images when something like the trigger is shown on them, and
 the network can be made surer of it than of any class it has learned. Honest labels may show one
 of the two: what drowns an image leads somewhere, and some classes are learned better than others.
+How well a class is learned its own clean images tell, where there are any: what the network can be
+made of its label beyond that is the backdoor's.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import torch
 from torch import Tensor
 
 from goodnet.data.roles import CleanData
-from goodnet.probes.margins import largest_margins
+from goodnet.probes.margins import clean_margins, largest_margins
 from goodnet.probes.probe import Probe
 from goodnet.probes.registry import random_probes
 from goodnet.probes.search import MOST_LABELS, Suspect
@@ -29,8 +31,9 @@ _FEWEST = 3
 _LEAST_DEVIATION = 0.2
 """Of the logarithms of margins: where labels hardly differ, a small difference is none."""
 _MOST_DEVIATIONS = 5.0
-_LIMIT = 0.65
-"""A fifth more than on any clean network; see docs/results.md."""
+_LIMIT, _LIMIT_BEYOND = 0.65, 0.16
+"""A fifth more than on any clean network, without images of the labels' own and with them; see
+docs/results.md."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +44,10 @@ class Suspicion:
         universal: Random changes that give many images one wrong label, kind by kind.
         counts: How many of them lead to each label, int64 (classes,).
         deviations: How far the logarithm of the label's largest margin lies above the labels'
-            median, in deviations (by the median distance), at most 5; float32 (classes,). 0 where
-            most labels were not reached, NaN where the label was not searched or not reached.
+            median, in deviations (by the median distance), at most 5; float32 (classes,). The same
+            of that margin over the largest on clean images of the label's own, if it is less and
+            most labels have such. NaN where most labels were not reached, the label was not, or
+            was not searched.
         scores: From 1 up the label is suspicious, float32 (classes,): the share of changes that
             lead there, times the root of the number of classes, times e to the deviations, in
             shares of the limit. A label that changes lead to and the search did not reach is
@@ -111,25 +116,28 @@ def suspicion(
         sample = others[~torch.isin(others, likeliest)][:_SAMPLE]
     searched = torch.cat([likeliest, sample])
     margins = largest_margins(suspect, searched, generator=generator, progress=progress)
+    own = clean_margins(suspect, clean, classes=classes)[searched]
+    largest, beyond = (_deviations(each, len(likeliest)) for each in (margins, margins / own))
     deviations = torch.full((classes,), torch.nan)
-    deviations[searched] = _deviations(margins, margins[len(likeliest) :])
+    deviations[searched] = torch.fmin(largest, beyond)
     # What a change leads to can be reached, whatever the search found.
     factors = torch.zeros(classes)
     if classes >= _FEWEST:
         factors[searched] = deviations[searched].nan_to_num(0.0).exp()
+    factors[searched] /= torch.where(beyond.isnan(), _LIMIT, _LIMIT_BEYOND)
     shares = counts / sum(each.tried for each in universal)
-    return Suspicion(universal, counts, deviations, shares * math.sqrt(classes) * factors / _LIMIT)
+    return Suspicion(universal, counts, deviations, shares * math.sqrt(classes) * factors)
 
 
-def _deviations(margins: Tensor, compared: Tensor) -> Tensor:
-    """How far the margins lie above the median of those `compared`; NaN where none was found.
+def _deviations(margins: Tensor, likeliest: int) -> Tensor:
+    """How far the margins lie above the median of all but the `likeliest`; NaN where there is none.
 
-    Where the search reached fewer than half of these labels, or than three, margins tell nothing:
-    all are 0.
+    Where fewer than half of the labels compared with have one, or than three, margins tell nothing.
     """
+    compared = margins[likeliest:]
     reached = compared[compared > 0]
     if len(reached) < _FEWEST or 2 * len(reached) < len(compared):
-        return torch.zeros_like(margins)
+        return torch.full_like(margins, torch.nan)
     logs = reached.log()
     median = logs.median()
     spread = 1.4826 * (logs - median).abs().median()

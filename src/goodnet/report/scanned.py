@@ -36,10 +36,11 @@ SCAN_LIMITS = (
 SCAN_MEANINGS = (
     "Score: 1 and more flags. Of a label it is the greater of two. By random changes: the share "
     "of them that lead many images there, times the root of the number of labels, times e to the "
-    "deviations by which the label's largest margin lies above the labels' median, divided by the "
-    "limit. By a small change, where labels are few: the lesser of the limit for its kind divided "
-    "by the change, and the deviations by which the change lies below the labels' median, divided "
-    "by those that flag. Of any wrong answer it is a lower limit divided by the change. Of errors "
+    "deviations by which the label's largest margin lies above the labels' median, or that margin "
+    "over the largest of its own clean images if that is less, divided by the limit. By a small "
+    "change, where labels are few: the lesser of the limit for its kind divided by the change, and "
+    "the deviations by which the change lies below the labels' median, divided by those that flag. "
+    "Of any wrong answer it is a lower limit divided by the change. Of errors "
     "that are the network's own it is their share of those it is sure of, divided by the limit."
 )
 
