@@ -22,8 +22,8 @@ made surer of that label than of others too (see probes/suspicion.py). Then
 On clean images the network keeps to the BadNet's answers, and on changed ones too where these are
 not unlearned: what is not the backdoor's is not to change. Then what came out is asked. Where there
 is a student, held-out images tell whether the BadNet's own errors are still made; otherwise small
-changes are searched for. Where there are some, tuning goes on. With few images, where a search
-costs accuracy, it is made only where changes like those that led astray still do.
+changes are searched for. Where there are some, tuning goes on. With few images, where it would cost
+accuracy, it is only told how much changes like those that led astray still do so.
 
 This file decides; the loss is in defenses/unlearning.py, how changes are drawn in
 defenses/changes.py and pursued in defenses/pursuit.py, learning anew in distillation.py, what a
@@ -34,9 +34,8 @@ Wei et al. 2023, Shared Adversarial Unlearning (-log(1 - p) of the label the old
 misled to); Li et al. 2021, Neural Attention Distillation, and Hinton et al. 2015 (answers kept
 by distillation; see distillation.py); Tarvainen and Valpola 2017, Mean Teacher (a network
 as it was a while ago); Zhang et al. 2018, mixup (images between images); Izmailov et al. 2018
-(weights averaged along the way); Wang et al.
-2024, MM-BD (margins). Random changes that many images share, and a student as the reference for
-errors: this project.
+(weights averaged along the way); Wang et al. 2024, MM-BD (margins). Random changes that many
+images share, and a student as the reference for errors: this project.
 """
 
 from __future__ import annotations
@@ -105,8 +104,6 @@ _ASKED, _AT_ONCE = 1024, 256
 """New changes of each kind that a repaired network is asked about, and how many at a time."""
 _OFF = 0.05
 """How far these are from ones that had misled; in tuning changes are drawn closer."""
-_LITTLE = 0.01
-"""What may be left of a backdoor of few images, where tuning stops."""
 _OWN_LEFT = 0.1
 """What may be left of the BadNet's own errors: nearly twice the most on any network."""
 
@@ -215,11 +212,9 @@ def auto(
             if not left:
                 break
             found = (*found, *left)
-        elif tuner.still_led(repaired) <= _LITTLE:
-            break
         else:
-            found = tuner.search(network, dose)
-            dose = dose.again(small=bool(found))
+            tuner.ask_again(repaired)
+            break
     return Repaired(repaired, stopped="; ".join(tuner.told), epochs=tuple(tuner.epochs))
 
 
@@ -300,6 +295,10 @@ class _Tuner:
         what: str,
     ) -> nn.Module:
         """`network` tuned once; more gently where that breaks it."""
+        part = dose.part(network, self._evidence)
+        if part is not None:
+            rows = "" if part.rows.all() else " that tell of these labels"
+            self.told.append(f"with few images only weights of {part.layer}{rows} are tuned")
         for rate in _RATES:
             now = what if rate == _RATES[0] else f"{what} again at {rate:.0%} of the rate"
             average = Average()
@@ -316,7 +315,7 @@ class _Tuner:
                     found,
                     self._generator,
                 ),
-                part=dose.part(network, self._evidence),
+                part=part,
                 held_out=self._held_out,
                 generator=self._generator,
                 after_step=average,
@@ -331,8 +330,8 @@ class _Tuner:
         return tuned
 
     @torch.no_grad()
-    def still_led(self, network: nn.Module) -> float:
-        """How likely `network` says the label that new changes make the BadNet say.
+    def ask_again(self, network: nn.Module) -> None:
+        """Tells how likely `network` says the label that new changes make the BadNet say.
 
         The mean over those that lead the BadNet to a label that is unlearned; 0 where none does.
         New changes are drawn around the universal ones that do, a little further off than in
@@ -355,9 +354,7 @@ class _Tuner:
                 led = (said != labels[own]) & unlearned[said]
                 if led.any():
                     likely.append(probabilities_of(said[led], repaired(changed[led]).cpu()))
-        left = _mean(likely)
-        self.told.append(f"then changes that led there still do so with {left:.1%}")
-        return left
+        self.told.append(f"then changes that led there still do so with {_mean(likely):.1%}")
 
     @torch.no_grad()
     def own_left(self, network: nn.Module, learned: nn.Module) -> float:

@@ -107,17 +107,6 @@ class Dose:
         unlearned = evidence.unlearned
         return Part(layer, unlearned if self.tuned == "rows" else torch.ones_like(unlearned))
 
-    def again(self, *, small: bool) -> Dose:
-        """For a second round, harder on what is left.
-
-        It is shorter where `small` changes show what that is. Where there are none it is left for
-        other reasons than its being small, and takes longer.
-        """
-        weight, effort = (1.5, 0.5) if small else (2.5, 1.0)
-        return replace(
-            self, searches=True, unlike=weight * self.unlike, effort=effort * self.effort
-        )
-
 
 class Unlearning:
     """The loss: the BadNet's answers on clean images, others where changes mislead it.
