@@ -267,6 +267,21 @@ def test_what_is_followed_is_the_badnet_but_for_suspicious_labels(
     assert cost(BADNET, suspicious=(2,), label=2) == pytest.approx(0.0, abs=1e-3)  # is right
 
 
+@pytest.mark.parametrize(("label", "factor"), [(2, 4.0), (0, 1.0)])
+def test_clean_images_of_unlearned_labels_weigh_more(
+    monkeypatch: pytest.MonkeyPatch, label: int, factor: float
+) -> None:
+    def cost(own: float) -> float:
+        dose = replace(_TARGETED, changed=0.0, own=own)
+        loss = loss_of(monkeypatch, dose, suspicious=(2,), reference=BADNET)
+        labels = torch.full((8,), label)
+        unlike = TwoAnswers((0.0, 3.0, 0.0), BADNET)
+        return float(loss(unlike, torch.zeros(8, *SIZE), labels, torch.arange(8)))
+
+    assert cost(1.0) > 0.1
+    assert cost(4.0) == pytest.approx(factor * cost(1.0))
+
+
 class PursuedTo1:
     """Stands for `Pursuit`: every image becomes bright, and 1 is to be said of it."""
 
