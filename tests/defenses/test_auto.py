@@ -483,11 +483,25 @@ def test_of_few_images_the_last_layer_is_tuned_of_fewer_than_labels_what_tells_o
         assert changed.any(1).nonzero().flatten().tolist() == rows
 
 
+class Branching(nn.Module):
+    """A network whose graph cannot be read: its forward depends on the values it computes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dark, self.bright = nn.Linear(4, 3), nn.Linear(4, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        flat = images.flatten(1)
+        answers: Tensor = self.bright(flat) if float(flat.mean()) > 0.5 else self.dark(flat)
+        return answers
+
+
 def test_all_is_tuned_where_the_last_layer_is_not_linear() -> None:
     evidence = Evidence((), torch.zeros(0), torch.ones(3), torch.ones(3) > 0, torch.zeros(3) > 0)
     ends = nn.Sequential(nn.Conv2d(1, 3, 2), nn.Flatten())
     linear = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Softmax(1))
     assert _TARGETED_OF_FEW.part(ends, evidence) is None
+    assert _TARGETED_OF_FEW.part(Branching(), evidence) is None
     assert _TARGETED.part(linear, evidence) is None
     part = _TARGETED_OF_FEW.part(linear, evidence)
     assert part is not None

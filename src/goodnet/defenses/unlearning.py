@@ -19,7 +19,7 @@ from goodnet.defenses.changes import Changed, Changes, Evidence
 from goodnet.defenses.last_layer import last_linear
 from goodnet.defenses.pursuit import Pursuit
 from goodnet.distillation import between, distilled
-from goodnet.errors import SurgeryError
+from goodnet.errors import NotTraceableError, SurgeryError
 from goodnet.formats.specification import InputSpecification
 from goodnet.probes import Found, Suspect
 from goodnet.training import Part, TrainingSettings, batch_norms, layout_of, logits_of_images
@@ -97,12 +97,12 @@ class Dose:
         )
 
     def part(self, network: nn.Module, evidence: Evidence) -> Part | None:
-        """What of it is tuned alone; None where all is, or it does not end in a linear layer."""
+        """What of it is tuned alone; None where all is, or no linear layer is found to end it."""
         if self.tuned == "all":
             return None
         try:
             layer = last_linear(network)
-        except SurgeryError:
+        except (NotTraceableError, SurgeryError):
             return None
         unlearned = evidence.unlearned
         return Part(layer, unlearned if self.tuned == "rows" else torch.ones_like(unlearned))
