@@ -109,7 +109,11 @@ def test_with_few_images_and_no_reason_auto_changes_nothing(
     assert found.epochs == ()
 
 
-def test_with_few_images_auto_unlearns_the_suspicious_label() -> None:
+def test_with_few_images_auto_unlearns_the_suspicious_label(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Most labels of this network cannot be searched for: counts alone are not enough to flag.
+    monkeypatch.setattr(import_module("goodnet.probes.suspicion"), "_LIMIT", 0.3)
     network = Levels(backdoor=True)
     found = repaired(network, grey(40))
     assert f"point to {TARGET}" in found.stopped

@@ -34,8 +34,6 @@ TUNES = (
     "i-bau",
     "d3",
 )
-TWICE = 2
-"""Of few images `auto` takes the mean of two runs, each round."""
 KEEPS_LAST = ("auto", "magnitude", "fst", "inversion", "i-bau", "d3")
 
 
@@ -138,7 +136,7 @@ def test_the_record_fits_the_method(
         assert [each.layer for each in repaired.pruned] == ["pool"]
     runs = int(method in TUNES)
     if method == "auto":
-        runs = TWICE * repaired.stopped.count("after unlearning, round")
+        runs = repaired.stopped.count("after unlearning, round")
         assert runs
     assert len(repaired.epochs) == runs * TRAINING.epochs
     assert bool(repaired.sparsity) == (method == "magnitude")
