@@ -28,6 +28,7 @@ from goodnet.defenses.auto import (
     _Tuner,
 )
 from goodnet.defenses.changes import Changed, Evidence
+from goodnet.defenses.hallucination import Hallucinations
 from goodnet.defenses.pursuit import Answers
 from goodnet.defenses.unlearning import _NEVER, Dose, Unlearning
 from goodnet.formats.specification import InputSpecification
@@ -238,6 +239,7 @@ def loss_of(
     *,
     suspicious: tuple[int, ...] = (),
     reference: tuple[float, ...],
+    hallucinations: Any = None,
 ) -> Unlearning:
     """The loss where all changes are one, and the BadNet and its reference have two answers."""
     monkeypatch.setattr(unlearning, "Changes", Brightened)
@@ -250,6 +252,7 @@ def loss_of(
         Evidence((), torch.zeros(0), torch.ones(3), suspected, torch.zeros(3).bool()),
         dose,
         (),
+        hallucinations,
         torch.Generator().manual_seed(0),
     )
 
@@ -267,19 +270,31 @@ def test_what_is_followed_is_the_badnet_but_for_suspicious_labels(
     assert cost(BADNET, suspicious=(2,), label=2) == pytest.approx(0.0, abs=1e-3)  # is right
 
 
-@pytest.mark.parametrize(("label", "factor"), [(2, 4.0), (0, 1.0)])
-def test_clean_images_of_unlearned_labels_weigh_more(
-    monkeypatch: pytest.MonkeyPatch, label: int, factor: float
-) -> None:
-    def cost(own: float) -> float:
-        dose = replace(_TARGETED, changed=0.0, own=own)
-        loss = loss_of(monkeypatch, dose, suspicious=(2,), reference=BADNET)
-        labels = torch.full((8,), label)
-        unlike = TwoAnswers((0.0, 3.0, 0.0), BADNET)
-        return float(loss(unlike, torch.zeros(8, *SIZE), labels, torch.arange(8)))
+class Costing:
+    """Stands for `Hallucinations`: what they cost is one."""
 
-    assert cost(1.0) > 0.1
-    assert cost(4.0) == pytest.approx(factor * cost(1.0))
+    def loss(self, _network: nn.Module, *, temperature: float) -> Tensor:
+        return torch.tensor(1.0)
+
+
+def test_what_stands_for_further_images_counts_by_its_weight(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def cost(hallucinations: Any, weight: float) -> float:
+        dose = replace(_TARGETED_OF_FEW, changed=0.0, hallucinated=weight)
+        loss = loss_of(
+            monkeypatch,
+            dose,
+            suspicious=(2,),
+            reference=BADNET,
+            hallucinations=hallucinations,
+        )
+        like_the_badnet = TwoAnswers(DARK, BADNET)
+        labels = torch.zeros(8, dtype=torch.int64)
+        return float(loss(like_the_badnet, torch.zeros(8, *SIZE), labels, torch.arange(8)))
+
+    assert cost(None, 1.5) == pytest.approx(0.0, abs=1e-6)
+    assert cost(Costing(), 1.5) == pytest.approx(1.5, abs=1e-6)
 
 
 class PursuedTo1:
@@ -465,10 +480,19 @@ def test_of_few_images_the_last_layer_is_tuned_of_fewer_than_labels_what_tells_o
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     given = spied_doses(monkeypatch)
+    made: list[str] = []
+
+    class Made(Hallucinations):
+        def __init__(self, badnet: nn.Module, layer: str, *rest: Any, **how: Any) -> None:
+            made.append(layer)
+            super().__init__(badnet, layer, *rest, **how)
+
+    monkeypatch.setattr(AUTO_MODULE, "Hallucinations", Made)
     monkeypatch.setattr(AUTO_MODULE, "suspicion", pointing_to((0, 1, 0, 0)))
     network = nn.Sequential(nn.Flatten(), nn.Linear(4, CLASSES)).eval()
     for images, tuned, rows in ((CLASSES, "last layer", [0, 1, 2, 3]), (CLASSES - 1, "rows", [1])):
         given.clear()
+        made.clear()
         repaired = DEFENSES["auto"](
             network,
             numbered(0, images),
@@ -479,6 +503,7 @@ def test_of_few_images_the_last_layer_is_tuned_of_fewer_than_labels_what_tells_o
         ).network
         assert given[0].tuned == tuned
         assert given[0].pursued > 0
+        assert bool(made) == (tuned == "last layer")
         changed = network.get_parameter("1.weight") != repaired.get_parameter("1.weight")
         assert changed.any(1).nonzero().flatten().tolist() == rows
 

@@ -54,6 +54,7 @@ from goodnet.data.roles import CleanData, require_clean
 from goodnet.defenses.averaging import Average
 from goodnet.defenses.changes import Evidence, around
 from goodnet.defenses.exposure import exposure
+from goodnet.defenses.hallucination import Hallucinations
 from goodnet.defenses.repaired import DefenseSettings, Repaired
 from goodnet.defenses.unlearning import Dose, Unlearning
 from goodnet.distillation import AUGMENTATION, student
@@ -118,7 +119,7 @@ _UNTARGETED = Dose(
     tuned="all",
     effort=1.0,
     brightness=None,
-    own=1.0,
+    hallucinated=0.0,
 )
 _RELEARNED = replace(
     _UNTARGETED,
@@ -140,12 +141,18 @@ _TARGETED = Dose(
     tuned="all",
     effort=1.0,
     brightness=0.7,
-    own=1.0,
+    hallucinated=0.0,
 )
 _TARGETED_OF_FEW = replace(
-    _TARGETED, searches=False, pursued=0.4, unlike=3.0, tuned="last layer", effort=0.5, own=4.0
+    _TARGETED,
+    searches=False,
+    pursued=0.4,
+    unlike=12.0,
+    tuned="last layer",
+    effort=0.5,
+    hallucinated=1.5,
 )
-_TARGETED_OF_FEWER = replace(_TARGETED_OF_FEW, unlike=8.0, tuned="rows")
+_TARGETED_OF_FEWER = replace(_TARGETED_OF_FEW, unlike=8.0, tuned="rows", hallucinated=0.0)
 """With fewer images than labels: most labels have no image that shows what they should become."""
 
 
@@ -296,9 +303,18 @@ class _Tuner:
     ) -> nn.Module:
         """`network` tuned once; more gently where that breaks it."""
         part = dose.part(network, self._evidence)
+        hallucinations = None
         if part is not None:
             rows = "" if part.rows.all() else " that tell of these labels"
             self.told.append(f"with few images only weights of {part.layer}{rows} are tuned")
+        if part is not None and dose.hallucinated:
+            hallucinations = Hallucinations(
+                self._badnet,
+                part.layer,
+                self._tuning,
+                self._evidence.unlearned,
+                generator=self._generator,
+            )
         for rate in _RATES:
             now = what if rate == _RATES[0] else f"{what} again at {rate:.0%} of the rate"
             average = Average()
@@ -313,6 +329,7 @@ class _Tuner:
                     self._evidence,
                     dose,
                     found,
+                    hallucinations,
                     self._generator,
                 ),
                 part=part,

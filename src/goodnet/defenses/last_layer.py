@@ -1,4 +1,4 @@
-"""The linear layer that gives the logits: found, drawn anew, held at its norm."""
+"""The linear layer that gives the logits: found, drawn anew, held at its norm; its inputs."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ import math
 import torch
 from torch import Tensor, nn
 
+from goodnet.answers import device_of
+from goodnet.data.roles import PreparedImages
 from goodnet.errors import SurgeryError
 from goodnet.graph import module_of, output_node, trace
+from goodnet.modes import evaluating
 from goodnet.training import AfterStep, logits_network
 
 
@@ -25,6 +28,29 @@ def last_linear(network: nn.Module) -> str:
             f"the network ends in {answer.name!r}, not in a linear layer; choose another method"
         )
     return str(answer.target)
+
+
+@torch.no_grad()
+def features_of(network: nn.Module, name: str, images: PreparedImages) -> Tensor:
+    """What the linear layer is given for each image, float32 (images, features).
+
+    Raises:
+        SurgeryError: It does not run once for each image.
+    """
+    seen: list[Tensor] = []
+    hook = network.get_submodule(name).register_forward_pre_hook(
+        lambda _module, inputs: seen.append(inputs[0].float().cpu())
+    )
+    try:
+        with evaluating(network):
+            for inputs, _ in images.batches(256):
+                network(inputs.to(device_of(network)))
+    finally:
+        hook.remove()
+    features = torch.cat(seen)
+    if features.shape[0] != len(images):
+        raise SurgeryError(f"layer {name!r} does not run once for an image; choose another method")
+    return features
 
 
 def weight_of(network: nn.Module, name: str) -> Tensor:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from goodnet.answers import probabilities_of
 from goodnet.defenses.changes import Changed, Changes, Evidence
+from goodnet.defenses.hallucination import Hallucinations
 from goodnet.defenses.last_layer import last_linear
 from goodnet.defenses.pursuit import Pursuit
 from goodnet.distillation import between, distilled
@@ -58,8 +59,8 @@ class Dose:
             these the ones that unlearned labels are told by, where no clean image shows the others.
         effort: Factor of the learning rate and of the least number of steps.
         brightness: Of the augmentation; None leaves it.
-        own: Weight of clean images of the labels that are unlearned, which these are said of
-            the less.
+        hallucinated: Weight of features that stand for further images; 0 where all weights are
+            tuned, or no clean image shows what unlearned labels are.
     """
 
     counted: Literal["suspicious", "unshared", "all"]
@@ -72,7 +73,7 @@ class Dose:
     tuned: Literal["all", "last layer", "rows"]
     effort: float
     brightness: float | None
-    own: float
+    hallucinated: float
 
     def of(
         self, network: nn.Module, training: TrainingSettings, *, rate: float
@@ -125,6 +126,7 @@ class Unlearning:
         evidence: Against the BadNet.
         dose: How hard to press.
         found: Changes that a search found.
+        hallucinations: Features that stand for further clean images, if any do.
         generator: Draws the changes.
     """
 
@@ -136,6 +138,7 @@ class Unlearning:
         evidence: Evidence,
         dose: Dose,
         found: Sequence[Found],
+        hallucinations: Hallucinations | None,
         generator: torch.Generator,
     ) -> None:
         # Called within `train`, which decides the precision.
@@ -150,6 +153,7 @@ class Unlearning:
         self._changes = Changes(evidence, dose.replayed, found, generator)
         weights = evidence.scores.clamp(_SELDOM, 1.0) * evidence.unlearned
         self._pursuit = Pursuit(specification.size, weights, generator)
+        self._hallucinations = hallucinations
         self._generator = generator
 
     def __call__(
@@ -177,8 +181,6 @@ class Unlearning:
         logits = self._answers(network, images)
         taught = torch.cat([taught[:kept], lesson.answers])
         loss = distilled(logits, taught, temperature=_TEMPERATURE)
-        own_label = self._unlearned.to(labels.device)[labels[:kept]]
-        loss[:kept] *= torch.where(own_label, self._dose.own, 1.0)
         if self._dose.counted != "suspicious":
             right = F.cross_entropy(logits, labels, reduction="none")
             # A mixed image has no right label.
@@ -187,7 +189,11 @@ class Unlearning:
         self._changes.learn(changed, own, said.detach())
         unlike: Tensor = -torch.log1p(-said.clamp(max=1 - 1e-4))
         total = loss[:kept].sum() + loss[kept:][lesson.followed].sum()
-        return (total + self._dose.unlike * unlike.sum()) / len(labels)
+        pressed = (total + self._dose.unlike * unlike.sum()) / len(labels)
+        if self._hallucinations is None:
+            return pressed
+        further = self._hallucinations.loss(network, temperature=_TEMPERATURE)
+        return pressed + self._dose.hallucinated * further
 
     def _changed(
         self, network: nn.Module, images: Tensor, labels: Tensor
