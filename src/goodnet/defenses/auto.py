@@ -147,7 +147,7 @@ _TARGETED_OF_FEW = replace(
     _TARGETED,
     searches=False,
     pursued=0.4,
-    unlike=12.0,
+    unlike=16.0,
     tuned="last layer",
     effort=0.5,
     hallucinated=1.5,
