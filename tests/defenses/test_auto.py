@@ -17,6 +17,7 @@ from goodnet.data.images import ImageSet
 from goodnet.data.roles import CleanData
 from goodnet.defenses import DEFENSES, DefenseSettings, Repaired, unlearning
 from goodnet.defenses.auto import (
+    _LED_LEFT,
     _OWN_LEFT,
     _RELEARNED,
     _TARGETED,
@@ -420,7 +421,7 @@ def test_how_much_is_left_is_asked_of_new_changes(
     answer: tuple[float, ...], leading: int, suspicious: int, left: float
 ) -> None:
     tuner = tuner_of(evidence_of(leading=leading, suspicious=suspicious))
-    tuner.ask_again(TwoAnswers(DARK, answer))
+    assert tuner.led_left(TwoAnswers(DARK, answer)) == pytest.approx(left, abs=1e-3)
     assert tuner.told[-1] == f"then changes that led there still do so with {left:.1%}"
 
 
@@ -459,6 +460,20 @@ def test_what_was_learned_anew_is_tuned_again_where_much_is_left(
     found = shortly_repaired(network_of(normed=True))
     assert len(found.epochs) == rounds
     assert "mislead" not in found.stopped
+
+
+@pytest.mark.parametrize(("left", "rounds"), [(_LED_LEFT, 1), (2 * _LED_LEFT, 2)])
+def test_of_few_images_unlearning_weighs_more_again_where_much_is_left(
+    monkeypatch: pytest.MonkeyPatch, left: float, rounds: int
+) -> None:
+    given = spied_doses(monkeypatch)
+    monkeypatch.setattr(AUTO_MODULE, "suspicion", pointing_to((0, 1, 0, 0)))
+    monkeypatch.setattr(_Tuner, "_harms", lambda *_: False)
+    monkeypatch.setattr(_Tuner, "led_left", lambda *_: left)
+    found = shortly_repaired(nn.Sequential(nn.Flatten(), nn.Linear(4, CLASSES)).eval())
+    assert len(found.epochs) == rounds
+    weights = [_TARGETED_OF_FEW.unlike * each for each in (1.0, 2.0)]
+    assert [dose.unlike for dose in given] == weights[:rounds]
 
 
 @pytest.mark.parametrize(("score", "warned"), [(0.9, False), (1.0, True)])

@@ -46,8 +46,8 @@ DEVELOPMENT: Mapping[str, Mapping[str, tuple[int, ...]]] = {
     },
     "deepid": {
         **dict.fromkeys(("sunglasses", "lipstick", "blend", "sine", "warp", "multi-target"), (0,)),
-        "clean-label": (0, 1),
-        **dict.fromkeys(("all-to-all", "untargeted", "pruning-aware"), (1,)),
+        **dict.fromkeys(("clean-label", "pruning-aware"), (0, 1)),
+        **dict.fromkeys(("all-to-all", "untargeted"), (1,)),
         CLEAN: (0, 1),
     },
 }

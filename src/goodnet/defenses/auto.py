@@ -9,8 +9,10 @@ made surer of that label than of others too (see probes/suspicion.py). Then
 - such labels are unlearned: on images that random changes, or small ones that a search finds,
   lead there, the answer has to be the one the BadNet would give without that label. With few images
   changes are pursued to such labels too, and the last layer alone is tuned: what the layers below
-  have learned is not learned again from a handful. Of many labels the next likely ones are
-  unlearned too; with fewer images than labels no weights of others are touched;
+  have learned is not learned again from a handful. Features that further images may have are
+  hallucinated, of which the BadNet's answers are kept (hallucination.py). Of many labels the next
+  likely ones are unlearned too; with fewer images than labels nothing is hallucinated, and no
+  weights of others are touched;
 - where there is none, the backdoor may lead from each class elsewhere, or to anything. With images
   enough a network of new weights learns the BadNet's answers on clean images first: little of such
   a backdoor is passed on. Errors of which the BadNet is far surer than this student, or than the
@@ -22,8 +24,8 @@ made surer of that label than of others too (see probes/suspicion.py). Then
 On clean images the network keeps to the BadNet's answers, and on changed ones too where these are
 not unlearned: what is not the backdoor's is not to change. Then what came out is asked. Where there
 is a student, held-out images tell whether the BadNet's own errors are still made; otherwise small
-changes are searched for. Where there are some, tuning goes on. With few images, where it would cost
-accuracy, it is only told how much changes like those that led astray still do so.
+changes are searched for; with few images changes like those that led astray are tried again. Where
+much is left, tuning goes on.
 
 This file decides; the loss is in defenses/unlearning.py, how changes are drawn in
 defenses/changes.py and pursued in defenses/pursuit.py, learning anew in distillation.py, what a
@@ -107,6 +109,10 @@ _OFF = 0.05
 """How far these are from ones that had misled; in tuning changes are drawn closer."""
 _OWN_LEFT = 0.1
 """What may be left of the BadNet's own errors: nearly twice the most on any network."""
+_LED_LEFT, _HARDER = 0.025, 2.0
+"""What may be left of leading to unlearned labels, where images are few: a quarter more than on any
+development network but the one for which there is another round; and how much more unlearning
+weighs in that."""
 
 _UNTARGETED = Dose(
     counted="all",
@@ -219,9 +225,10 @@ def auto(
             if not left:
                 break
             found = (*found, *left)
-        else:
-            tuner.ask_again(repaired)
+        elif tuner.led_left(repaired) <= _LED_LEFT:
             break
+        else:
+            dose = replace(dose, unlike=_HARDER * dose.unlike)
     return Repaired(repaired, stopped="; ".join(tuner.told), epochs=tuple(tuner.epochs))
 
 
@@ -347,8 +354,8 @@ class _Tuner:
         return tuned
 
     @torch.no_grad()
-    def ask_again(self, network: nn.Module) -> None:
-        """Tells how likely `network` says the label that new changes make the BadNet say.
+    def led_left(self, network: nn.Module) -> float:
+        """How likely `network` says the label that new changes make the BadNet say.
 
         The mean over those that lead the BadNet to a label that is unlearned; 0 where none does.
         New changes are drawn around the universal ones that do, a little further off than in
@@ -371,7 +378,9 @@ class _Tuner:
                 led = (said != labels[own]) & unlearned[said]
                 if led.any():
                     likely.append(probabilities_of(said[led], repaired(changed[led]).cpu()))
-        self.told.append(f"then changes that led there still do so with {_mean(likely):.1%}")
+        left = _mean(likely)
+        self.told.append(f"then changes that led there still do so with {left:.1%}")
+        return left
 
     @torch.no_grad()
     def own_left(self, network: nn.Module, learned: nn.Module) -> float:
