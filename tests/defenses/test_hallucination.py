@@ -16,14 +16,12 @@ from goodnet.formats.specification import InputSpecification
 SIZE = (1, 1, 2)
 
 
-def clean(pixels: Tensor, labels: Tensor) -> CleanData:
-    return CleanData(ImageSet("toy", SIZE, pixels, labels), InputSpecification(SIZE))
-
-
 def toy() -> CleanData:
     """Images of two numbers: of label 0 the first is bright, of label 1 the second."""
     values = torch.tensor([[0.9, 0.1], [0.7, 0.3], [0.1, 0.8], [0.3, 0.6], [0.2, 0.7], [0.3, 0.9]])
-    return clean(values.view(-1, *SIZE), torch.tensor([0, 0, 1, 1, 1, 1]))
+    labels = torch.tensor([0, 0, 1, 1, 1, 1])
+    images = ImageSet("toy", SIZE, values.view(-1, *SIZE), labels)
+    return CleanData(images, InputSpecification(SIZE))
 
 
 class Doubling(nn.Module):

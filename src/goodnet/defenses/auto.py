@@ -314,14 +314,14 @@ class _Tuner:
         if part is not None:
             rows = "" if part.rows.all() else " that tell of these labels"
             self.told.append(f"with few images only weights of {part.layer}{rows} are tuned")
-        if part is not None and dose.hallucinated:
-            hallucinations = Hallucinations(
-                self._badnet,
-                part.layer,
-                self._tuning,
-                self._evidence.unlearned,
-                generator=self._generator,
-            )
+            if dose.hallucinated:
+                hallucinations = Hallucinations(
+                    self._badnet,
+                    part.layer,
+                    self._tuning,
+                    self._evidence.unlearned,
+                    generator=self._generator,
+                )
         for rate in _RATES:
             now = what if rate == _RATES[0] else f"{what} again at {rate:.0%} of the rate"
             average = Average()

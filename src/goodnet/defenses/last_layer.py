@@ -7,11 +7,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from goodnet.answers import device_of
+from goodnet.activations import layer_outputs
 from goodnet.data.roles import PreparedImages
 from goodnet.errors import SurgeryError
-from goodnet.graph import module_of, output_node, trace
-from goodnet.modes import evaluating
+from goodnet.graph import module_of, output_node, part_upto, trace
 from goodnet.training import AfterStep, logits_network
 
 
@@ -30,27 +29,18 @@ def last_linear(network: nn.Module) -> str:
     return str(answer.target)
 
 
-@torch.no_grad()
 def features_of(network: nn.Module, name: str, images: PreparedImages) -> Tensor:
     """What the linear layer is given for each image, float32 (images, features).
 
     Raises:
         SurgeryError: It does not run once for each image.
     """
-    seen: list[Tensor] = []
-    hook = network.get_submodule(name).register_forward_pre_hook(
-        lambda _module, inputs: seen.append(inputs[0].float().cpu())
-    )
-    try:
-        with evaluating(network):
-            for inputs, _ in images.batches(256):
-                network(inputs.to(device_of(network)))
-    finally:
-        hook.remove()
-    features = torch.cat(seen)
-    if features.shape[0] != len(images):
+    graph = trace(logits_network(network))
+    calls = graph.graph.find_nodes(op="call_module", target=name)
+    if len(calls) != 1:
         raise SurgeryError(f"layer {name!r} does not run once for an image; choose another method")
-    return features
+    (given,) = calls[0].all_input_nodes
+    return layer_outputs(part_upto(graph, given), images).values
 
 
 def weight_of(network: nn.Module, name: str) -> Tensor:
