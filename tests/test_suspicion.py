@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import import_module
 
 import pytest
@@ -74,6 +75,15 @@ def test_counts_are_of_the_changes_kept(found: Suspicion) -> None:
     assert found.tried == sum(each.tried for each in found.universal) == 5 * 500
     kept = torch.cat([each.targets for each in found.universal])
     assert torch.equal(found.counts, torch.bincount(kept, minlength=CLASSES))
+
+
+def test_what_changed_images_get_is_a_mean_that_no_kind_drowns(found: Suspicion) -> None:
+    first, second = (
+        replace(found.universal[0], led=torch.tensor(led)) for led in ([99, 15, 0], [0, 15, 0])
+    )
+    led = replace(found, universal=(first, second)).led
+    assert led.tolist() == pytest.approx([10.0, 16.0, 1.0])
+    assert int(found.led.argmax()) == TARGET
 
 
 def test_the_strongest_change_leads_to_its_label(found: Suspicion) -> None:

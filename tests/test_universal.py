@@ -71,6 +71,9 @@ def counts(network: nn.Module) -> Tensor:
     for each in found:
         assert ((each.shares >= 0.4) & (each.shares <= 1)).all()
         assert len(each) == len(each.targets) == len(each.numbers) <= each.tried == 200
+        # Each is shown on 16 images, of which a universal one leads 40 % astray.
+        assert (each.led >= 0.4 * 16 * each.counts(CLASSES)).all()
+        assert each.led.sum() <= 16 * 200
     return torch.stack([each.counts(CLASSES) for each in found]).sum(0)
 
 
@@ -94,6 +97,7 @@ def test_those_that_lead_elsewhere_can_be_left_out() -> None:
         own = each.leading_to(wanted)
         assert len(own) == int((each.targets == TARGET).sum())
         assert torch.equal(own.numbers, each.numbers[each.targets == TARGET])
+        assert torch.equal(own.led, each.led)
 
 
 def test_with_few_images_and_no_reason_auto_changes_nothing(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
@@ -17,6 +17,7 @@ from goodnet.data.images import ImageSet
 from goodnet.data.roles import CleanData
 from goodnet.defenses import DEFENSES, DefenseSettings, Repaired, unlearning
 from goodnet.defenses.auto import (
+    _CAUTIOUS,
     _LED_LEFT,
     _OWN_LEFT,
     _RELEARNED,
@@ -184,9 +185,25 @@ def shortly_repaired(network: nn.Module) -> Repaired:
     )
 
 
+def universal_of(leading: int, *, led: Sequence[int]) -> Universal:
+    """Three changes that lead to label `leading`; how many images got each label wrongly."""
+    return Universal(
+        Bright(SIZE),
+        torch.full((3,), leading),
+        torch.rand(3, 1),
+        torch.ones(3),
+        tried=10,
+        led=torch.tensor(led),
+    )
+
+
 def nothing_suspicious(*_: Any, classes: int, **__: Any) -> Suspicion:
+    """Stands for `suspicion`: most wrong answers are 1 and 3 of four labels, by all kinds."""
     nothing = torch.zeros(classes)
-    return Suspicion((), nothing.to(torch.int64), nothing, nothing)
+    universal = tuple(
+        universal_of(0, led=(most, 30, 20, 60) + (classes - 4) * (0,)) for most in (900, 0)
+    )
+    return Suspicion(universal, nothing.to(torch.int64), nothing, nothing)
 
 
 class TwoAnswers(nn.Module):
@@ -386,9 +403,7 @@ class Bright(Probe):
 
 def evidence_of(*, leading: int, suspicious: int) -> Evidence:
     """Three changes that lead to label `leading`; another may be suspected."""
-    universal = Universal(
-        Bright(SIZE), torch.full((3,), leading), torch.rand(3, 1), torch.ones(3), tried=10
-    )
+    universal = universal_of(leading, led=(0, 0, 0))
     suspected = torch.arange(3) == suspicious
     return Evidence((universal,), torch.ones(1), torch.ones(3), suspected, torch.zeros(3).bool())
 
@@ -477,18 +492,38 @@ def test_of_few_images_unlearning_weighs_more_again_where_much_is_left(
 
 
 @pytest.mark.parametrize(("score", "warned"), [(0.9, False), (1.0, True)])
-def test_a_network_left_as_it_is_is_not_called_clean_where_a_student_tells_otherwise(
-    monkeypatch: pytest.MonkeyPatch, score: float, warned: bool
+@pytest.mark.parametrize("found", [True, False])
+def test_a_network_to_which_nothing_points_is_not_called_clean_where_a_student_tells_otherwise(
+    monkeypatch: pytest.MonkeyPatch, found: bool, score: float, warned: bool
 ) -> None:
     told = UnsharedErrors(Rate.of(3, 8), score, Rate.of(40, 40))
     monkeypatch.setattr(AUTO_MODULE, "suspicion", nothing_suspicious)
     monkeypatch.setattr(AUTO_MODULE, "unshared_errors", lambda *_, **__: told)
-    network = network_of(normed=False)
-    found = shortly_repaired(network)
-    assert ("37.5% of the errors" in found.stopped) == warned
-    assert "nothing is unlearned" in found.stopped
+    without = nn.Sequential(nn.Conv2d(1, CLASSES, 2), nn.Flatten()).eval()
+    network = network_of(normed=False) if found else without
+    repaired = shortly_repaired(network)
+    assert ("37.5% of the errors" in repaired.stopped) == warned
+    assert "point to no label, most wrong answers are 1, 3;" in repaired.stopped
+    assert ("nothing is unlearned" in repaired.stopped) == (not found)
     images = torch.rand(4, *SIZE)
-    assert torch.equal(found.network(images), network(images))
+    assert torch.equal(repaired.network(images), network(images)) == (not found)
+
+
+def test_as_a_precaution_the_last_layer_is_tuned_once_and_gently(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given = spied_doses(monkeypatch)
+    monkeypatch.setattr(AUTO_MODULE, "suspicion", nothing_suspicious)
+    monkeypatch.setattr(AUTO_MODULE, "unshared_errors", lambda *_, **__: None)
+    monkeypatch.setattr(_Tuner, "_harms", lambda *_: False)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, CLASSES)).eval()
+    repaired = shortly_repaired(network)
+    assert len(repaired.epochs) == 1
+    assert given == [_CAUTIOUS]
+    assert _CAUTIOUS.unlike < _TARGETED_OF_FEW.unlike
+    for name, before in network.named_parameters():
+        same = torch.equal(before, repaired.network.get_parameter(name))
+        assert same == (not name.startswith("3."))
 
 
 def test_of_few_images_the_last_layer_is_tuned_of_fewer_than_labels_what_tells_of_the_unlearned(
@@ -565,19 +600,38 @@ def test_of_many_labels_the_next_likely_are_unlearned_too(
     next_likely: list[int],
 ) -> None:
     monkeypatch.setattr(AUTO_MODULE, "suspicion", pointing_to(scores))
-    network = nn.Sequential(nn.Flatten(), nn.Linear(4, len(scores))).eval()
-    evidence, dose = _evidence(
-        Suspect(network, InputSpecification(SIZE)),
-        numbered(0, 8),
-        normed=False,
-        generator=torch.Generator().manual_seed(0),
-        progress=no_progress,
-    )
+    evidence, dose = evidence_from(numbered(0, 8), classes=len(scores))
     assert evidence.suspicious.nonzero().flatten().tolist() == suspicious
     assert evidence.next_likely.nonzero().flatten().tolist() == sorted(next_likely)
     assert evidence.unlearned.sum() == len(suspicious) + len(next_likely)
     assert (dose is None) == (not suspicious)
     assert ("next to" in evidence.told()) == bool(next_likely)
+
+
+@pytest.mark.parametrize(("images", "unlearned"), [(20, [1, 3]), (19, []), (80, [])])
+def test_where_nothing_points_to_a_label_two_are_unlearned_of_few_images(
+    monkeypatch: pytest.MonkeyPatch, images: int, unlearned: list[int]
+) -> None:
+    monkeypatch.setattr(AUTO_MODULE, "suspicion", nothing_suspicious)
+    evidence, dose = evidence_from(numbered(0, images), classes=4)
+    assert not evidence.suspicious.any()
+    assert evidence.unlearned.nonzero().flatten().tolist() == unlearned
+    assert (dose == _CAUTIOUS) == bool(unlearned)
+    assert (dose is None) == (images == 19)
+    if unlearned:
+        assert torch.equal(evidence.scores > 0, evidence.unlearned)  # both are pursued alike
+        assert evidence.scores.unique().tolist() == [0.0, 1.0]
+
+
+def evidence_from(clean: CleanData, *, classes: int) -> tuple[Evidence, Dose | None]:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, classes)).eval()
+    return _evidence(
+        Suspect(network, InputSpecification(SIZE)),
+        clean,
+        normed=False,
+        generator=torch.Generator().manual_seed(0),
+        progress=no_progress,
+    )
 
 
 def spied_doses(monkeypatch: pytest.MonkeyPatch) -> list[Dose]:

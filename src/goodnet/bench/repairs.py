@@ -48,7 +48,9 @@ DEVELOPMENT: Mapping[str, Mapping[str, tuple[int, ...]]] = {
         **dict.fromkeys(("sunglasses", "lipstick", "blend", "sine", "warp", "multi-target"), (0,)),
         **dict.fromkeys(("clean-label", "pruning-aware"), (0, 1)),
         **dict.fromkeys(("all-to-all", "untargeted"), (1,)),
-        CLEAN: (0, 1),
+        "source-specific": (0, 1),
+        "low-rate": (0, 1, 2),
+        CLEAN: (0, 1, 2, 3, 4, 5),
     },
 }
 """By network and attack, the seeds whose outcomes were looked at while methods were made and tuned.

@@ -18,8 +18,9 @@ made surer of that label than of others too (see probes/suspicion.py). Then
   a backdoor is passed on. Errors of which the BadNet is far surer than this student, or than the
   student has become meanwhile, are then unlearned in it. Of fewer images every change that misleads
   the BadNet is unlearned, and the right answer asked for;
-- with few images nothing is done without a reason: a clean network would only lose by it. Whether
-  a student shares the network's errors is told all the same.
+- with few images little is done without a reason, since a clean network would only lose by it: the
+  two labels that changed images get most often are unlearned as a precaution, gently, which is
+  enough for a weak backdoor. Whether a student shares the network's errors is told all the same.
 
 On clean images the network keeps to the BadNet's answers, and on changed ones too where these are
 not unlearned: what is not the backdoor's is not to change. Then what came out is asked. Where there
@@ -100,6 +101,9 @@ _FEW = 20
 """With fewer images a class than this, right answers on changed images are learned by heart."""
 _MANY = 50
 """With so many a class a network with batch norms learns the BadNet's answers anew."""
+_IMAGES_A_CLASS, _CAUTION = 5, 2
+"""With so many images of each label that number of labels is unlearned as a precaution, those that
+changed images get most often, where nothing points to any."""
 _NEXT = 0.01
 """Share of all labels that is unlearned at least, the likeliest, where one is suspicious: of many
 labels a few cost little, and few changes lead to each."""
@@ -158,6 +162,8 @@ _TARGETED_OF_FEW = replace(
     effort=0.5,
     hallucinated=1.5,
 )
+_CAUTIOUS = replace(_TARGETED_OF_FEW, unlike=4.0, hallucinated=10.0)
+"""Where few images point to no label: little is asked, so that a clean network loses little."""
 _TARGETED_OF_FEWER = replace(_TARGETED_OF_FEW, unlike=8.0, tuned="rows", hallucinated=0.0)
 """With fewer images than labels: most labels have no image that shows what they should become."""
 
@@ -190,23 +196,10 @@ def auto(
         generator=generator,
         progress=progress,
     )
-    if dose is None:
-        unshared = unshared_errors(
-            network,
-            tuning,
-            classes=len(evidence.suspicious),
-            precision=settings.training.precision,
-            generator=generator,
-            progress=progress,
-        )
-        stopped = f"{evidence.told()}, and of so few images nothing is unlearned without a reason"
-        if unshared and unshared.score >= 1.0:
-            stopped += (
-                f"; yet {unshared.share.value:.1%} of the errors it is sure of are its own, more "
-                "than of any clean network: it may have a backdoor, which is left in place"
-            )
-        return Repaired(copy.deepcopy(network).eval(), stopped=stopped)
     tuner = _Tuner(network, tuning, held_out, settings, evidence, generator, progress)
+    if dose is None or dose is _CAUTIOUS:
+        repaired = tuner.with_caution(dose)
+        return Repaired(repaired, stopped="; ".join(tuner.told), epochs=tuple(tuner.epochs))
     learned = None
     if dose.counted == "unshared":
         learned = tuner.learned_anew()
@@ -298,6 +291,29 @@ class _Tuner:
         self.epochs += learned.epochs
         harmed = self._harms(learned.network, "after learning anew")
         return None if harmed else learned.network
+
+    def with_caution(self, dose: Dose | None) -> nn.Module:
+        """The BadNet, to which nothing points; tuned if there is a dose for its last layer."""
+        if dose is None or dose.part(self._badnet, self._evidence) is None:
+            self.told.append("of so few images nothing is unlearned without a reason")
+            repaired = copy.deepcopy(self._badnet).eval()
+        else:
+            what = "unlearning as a precaution"
+            repaired = self.unlearned(self._badnet, self._badnet, dose, (), what=what)
+        unshared = unshared_errors(
+            self._badnet,
+            self._tuning,
+            classes=len(self._evidence.suspicious),
+            precision=self._training.precision,
+            generator=self._generator,
+            progress=self._progress,
+        )
+        if unshared and unshared.score >= 1.0:
+            self.told.append(
+                f"yet {unshared.share.value:.1%} of the errors it is sure of are its own, more "
+                "than of any clean network: it may have a backdoor, which is left in place"
+            )
+        return repaired
 
     def unlearned(
         self,
@@ -442,24 +458,28 @@ def _evidence(
 ) -> tuple[Evidence, Dose | None]:
     """What points to a backdoor, and how hard it is gone against.
 
-    None where nothing points to one and images are few.
+    None where nothing points to one and images are too few for anything.
     """
     probes = random_probes(tuning.specification.size)
     weights = surely_misled(suspect, tuning, probes, generator=generator)
     classes = suspect(torch.zeros(1, *tuning.specification.size)).shape[1]
     found = suspicion(suspect, tuning, classes=classes, generator=generator, progress=progress)
     few, many = len(tuning) < _FEW * classes, len(tuning) >= _MANY * classes
-    suspicious = found.suspicious
+    scores, suspicious = found.scores, found.suspicious
     next_likely = torch.zeros_like(suspicious)
-    untargeted = _RELEARNED if many and normed else _UNTARGETED
-    dose = None if few else untargeted
+    dose: Dose | None = _RELEARNED if many and normed else _UNTARGETED
     if suspicious.any():
-        first = found.scores.argsort(descending=True, stable=True)[: int(_NEXT * classes)]
-        next_likely[first] = (found.scores[first] > 0) & ~suspicious[first]
+        first = scores.argsort(descending=True, stable=True)[: int(_NEXT * classes)]
+        next_likely[first] = (scores[first] > 0) & ~suspicious[first]
         dose = _TARGETED_OF_FEW if few else _TARGETED
         if len(tuning) < classes:
             dose = _TARGETED_OF_FEWER
-    return Evidence(found.universal, weights, found.scores, suspicious, next_likely), dose
+    elif few:
+        dose = None
+        if len(tuning) >= _IMAGES_A_CLASS * classes:
+            next_likely[found.led.argsort(descending=True, stable=True)[:_CAUTION]] = True
+            scores, dose = next_likely.float(), _CAUTIOUS
+    return Evidence(found.universal, weights, scores, suspicious, next_likely), dose
 
 
 def _told(found: Sequence[Found]) -> str:

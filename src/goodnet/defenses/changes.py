@@ -35,9 +35,10 @@ class Evidence:
     Attributes:
         universal: Random changes that work as triggers do, kind by kind.
         weights: How often images are surely misled by each kind, float32 (kind,).
-        scores: How much points to each label, as `suspicion` has it, float32 (label,).
+        scores: How much points to each label, as `suspicion` has it, float32 (label,); where
+            nothing points to any, 1 for each that is unlearned as a precaution.
         suspicious: The labels that a backdoor may lead to, bool (label,).
-        next_likely: Labels that are unlearned beside them, bool (label,).
+        next_likely: Labels that are unlearned beside them, or without any, bool (label,).
     """
 
     universal: tuple[Universal, ...]
@@ -54,7 +55,10 @@ class Evidence:
     def told(self) -> str:
         """For people."""
         told = f"random changes and margins point to {_listed(self.suspicious) or 'no label'}"
-        return told + (f", next to {_listed(self.next_likely)}" if self.next_likely.any() else "")
+        if not self.next_likely.any():
+            return told
+        how = "next to" if self.suspicious.any() else "most wrong answers are"
+        return f"{told}, {how} {_listed(self.next_likely)}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -69,6 +69,14 @@ class Suspicion:
         """Which labels are, bool (classes,)."""
         return self.scores >= 1.0
 
+    @property
+    def led(self) -> Tensor:
+        """How many changed images get each label wrongly: a mean over kinds, float32 (classes,).
+
+        A geometric one, of one more than each, so that no kind drowns the others.
+        """
+        return torch.stack([each.led for each in self.universal]).log1p().mean(0).exp()
+
     def strongest(self, label: int) -> tuple[Probe, Tensor]:
         """Of the changes that lead to `label`, of which there are some, the most successful.
 

@@ -36,6 +36,7 @@ class Universal:
         numbers: The changes, float32 (count, length).
         shares: Of the images each was shown on, those that got the label, float32 (count,).
         tried: How many changes were drawn.
+        led: How many images all that were drawn gave each label wrongly, int64 (classes,).
     """
 
     probe: Probe
@@ -43,6 +44,7 @@ class Universal:
     numbers: Tensor
     shares: Tensor
     tried: int
+    led: Tensor
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -60,6 +62,7 @@ class Universal:
             self.numbers[chosen],
             self.shares[chosen],
             self.tried,
+            self.led,
         )
 
 
@@ -95,7 +98,7 @@ def _of_kind(
 ) -> Universal:
     pixels, labels = clean.pixels(), clean.labels
     numbers = probe.draw(tried, as_float(pixels), generator=generator)
-    targets, shares = [], []
+    targets, shares, led = [], [], []
     for part in numbers.split(_BATCH // _SHOWN_ON):
         chosen = torch.randint(len(labels), (len(part), _SHOWN_ON), generator=generator)
         changed = probe.change(
@@ -106,8 +109,10 @@ def _of_kind(
         wrong = (said != labels[chosen]).float()
         votes = torch.zeros(len(part), logits.shape[1]).scatter_add_(1, said, wrong)
         count, target = votes.max(1)
+        led.append(votes.sum(0))
         targets.append(target)
         shares.append(count / _SHOWN_ON)
     target, share = torch.cat(targets), torch.cat(shares)
     chosen = share >= _UNIVERSAL
-    return Universal(probe, target[chosen], numbers[chosen], share[chosen], tried)
+    every = torch.stack(led).sum(0).long()
+    return Universal(probe, target[chosen], numbers[chosen], share[chosen], tried, every)
