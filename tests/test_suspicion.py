@@ -86,6 +86,22 @@ def test_what_changed_images_get_is_a_mean_that_no_kind_drowns(found: Suspicion)
     assert int(found.led.argmax()) == TARGET
 
 
+@pytest.mark.parametrize(
+    ("score", "times", "weakly"),
+    [(0.4, 4.0, True), (0.4, 2.0, False), (0.2, 4.0, False), (0.0, 40.0, False)],
+)
+def test_a_weak_backdoor_is_suspected_where_score_and_answers_point_to_one_label(
+    found: Suspicion, score: float, times: float, weakly: bool
+) -> None:
+    led = torch.full((CLASSES,), 9)
+    led[1] = round(10 * times) - 1
+    scores = torch.full((CLASSES,), 0.4)
+    scores[1] = score
+    universal = tuple(replace(each, led=led) for each in found.universal)
+    suspected = replace(found, universal=universal, scores=scores).weakly_suspicious
+    assert suspected.nonzero().flatten().tolist() == ([1] if weakly else [])
+
+
 def test_the_strongest_change_leads_to_its_label(found: Suspicion) -> None:
     probe, numbers = found.strongest(TARGET)
     clean = grey()

@@ -19,8 +19,8 @@ made surer of that label than of others too (see probes/suspicion.py). Then
   student has become meanwhile, are then unlearned in it. Of fewer images every change that misleads
   the BadNet is unlearned, and the right answer asked for;
 - with few images little is done without a reason, since a clean network would only lose by it: the
-  two labels that changed images get most often are unlearned as a precaution, gently, which is
-  enough for a weak backdoor. Whether a student shares the network's errors is told all the same.
+  two labels that changed images get most often are unlearned as a precaution, gently, which takes
+  most of a weak backdoor. Whether a student shares the network's errors is told all the same.
 
 On clean images the network keeps to the BadNet's answers, and on changed ones too where these are
 not unlearned: what is not the backdoor's is not to change. Then what came out is asked. Where there
@@ -102,8 +102,8 @@ _FEW = 20
 _MANY = 50
 """With so many a class a network with batch norms learns the BadNet's answers anew."""
 _IMAGES_A_CLASS, _CAUTION = 5, 2
-"""With so many images of each label that number of labels is unlearned as a precaution, those that
-changed images get most often, where nothing points to any."""
+"""With so many images of each label, and no label that is suspicious, one to which a weak backdoor
+may lead is; without any, this many are unlearned as a precaution, those most often said wrongly."""
 _NEXT = 0.01
 """Share of all labels that is unlearned at least, the likeliest, where one is suspicious: of many
 labels a few cost little, and few changes lead to each."""
@@ -465,7 +465,10 @@ def _evidence(
     classes = suspect(torch.zeros(1, *tuning.specification.size)).shape[1]
     found = suspicion(suspect, tuning, classes=classes, generator=generator, progress=progress)
     few, many = len(tuning) < _FEW * classes, len(tuning) >= _MANY * classes
+    enough = len(tuning) >= _IMAGES_A_CLASS * classes
     scores, suspicious = found.scores, found.suspicious
+    if few and enough and not suspicious.any():
+        suspicious = found.weakly_suspicious
     next_likely = torch.zeros_like(suspicious)
     dose: Dose | None = _RELEARNED if many and normed else _UNTARGETED
     if suspicious.any():
@@ -476,7 +479,7 @@ def _evidence(
             dose = _TARGETED_OF_FEWER
     elif few:
         dose = None
-        if len(tuning) >= _IMAGES_A_CLASS * classes:
+        if enough:
             next_likely[found.led.argsort(descending=True, stable=True)[:_CAUTION]] = True
             scores, dose = next_likely.float(), _CAUTIOUS
     return Evidence(found.universal, weights, scores, suspicious, next_likely), dose

@@ -35,6 +35,9 @@ _LIMIT, _LIMIT_BEYOND = 0.65, 0.23
 """A fifth more than on any clean network, without images of the labels' own and with them; see
 docs/results.md."""
 
+_WEAK_LIMIT = 4.6
+"""A fifth more than on six clean networks of 38 labels, by two draws; see docs/results.md."""
+
 
 @dataclass(frozen=True, eq=False)
 class Suspicion:
@@ -76,6 +79,16 @@ class Suspicion:
         A geometric one, of one more than each, so that no kind drowns the others.
         """
         return torch.stack([each.led for each in self.universal]).log1p().mean(0).exp()
+
+    @property
+    def weakly_suspicious(self) -> Tensor:
+        """To which labels a weak backdoor may lead, bool (classes,).
+
+        Where the score times the square of how much oftener than to the median label images are
+        `led` to one is large: few changes give the target of a weak backdoor to most images, but
+        many give it to some.
+        """
+        return self.scores * (self.led / self.led.median()) ** 2 >= _WEAK_LIMIT
 
     def strongest(self, label: int) -> tuple[Probe, Tensor]:
         """Of the changes that lead to `label`, of which there are some, the most successful.
