@@ -32,8 +32,8 @@ _LEAST_DEVIATION = 0.2
 """Of the logarithms of margins: where labels hardly differ, a small difference is none."""
 _MOST_DEVIATIONS = 5.0
 _LIMIT, _LIMIT_BEYOND = 0.65, 0.23
-"""A fifth more than on any clean network, without images of the labels' own and with them; see
-docs/results.md."""
+"""A fifth more than on the clean networks that set them, without images of the labels' own and with
+them; by another draw one of faces has more. See docs/results.md."""
 
 _WEAK_LIMIT = 4.6
 """A fifth more than on six clean networks of 38 labels, by two draws; see docs/results.md."""
