@@ -201,7 +201,7 @@ def nothing_suspicious(*_: Any, classes: int, **__: Any) -> Suspicion:
     """Stands for `suspicion`: most wrong answers are 1 and 3 of four labels, by all kinds."""
     nothing = torch.zeros(classes)
     universal = tuple(
-        universal_of(0, led=(most, 30, 20, 60) + (classes - 4) * (0,)) for most in (900, 0)
+        universal_of(0, led=((most, 30, 20, 60) + classes * (0,))[:classes]) for most in (900, 0)
     )
     return Suspicion(universal, nothing.to(torch.int64), nothing, nothing)
 
@@ -618,6 +618,9 @@ def test_where_nothing_points_to_a_label_two_are_unlearned_of_few_images(
     assert evidence.unlearned.nonzero().flatten().tolist() == unlearned
     assert (dose == _CAUTIOUS) == bool(unlearned)
     assert (dose is None) == (images == 19)
+    of_two_labels, dose = evidence_from(numbered(0, images), classes=2)
+    assert not of_two_labels.unlearned.any()
+    assert dose != _CAUTIOUS
     if unlearned:
         assert torch.equal(evidence.scores > 0, evidence.unlearned)  # both are pursued alike
         assert evidence.scores.unique().tolist() == [0.0, 1.0]

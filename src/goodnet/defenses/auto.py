@@ -18,9 +18,10 @@ made surer of that label than of others too (see probes/suspicion.py). Then
   a backdoor is passed on. Errors of which the BadNet is far surer than this student, or than the
   student has become meanwhile, are then unlearned in it. Of fewer images every change that misleads
   the BadNet is unlearned, and the right answer asked for;
-- with few images little is done without a reason, since a clean network would only lose by it: the
-  two labels that changed images get most often are unlearned as a precaution, gently, which takes
-  most of a weak backdoor. Whether a student shares the network's errors is told all the same.
+- with few images a label that weak evidence of two kinds points to is suspected too. Without one
+  little is done, since a clean network would only lose by it: the two labels that changed images
+  get most often are unlearned as a precaution, gently, which takes most of a weak backdoor to one
+  of them. Whether a student shares the network's errors is told all the same.
 
 On clean images the network keeps to the BadNet's answers, and on changed ones too where these are
 not unlearned: what is not the backdoor's is not to change. Then what came out is asked. Where there
@@ -465,7 +466,7 @@ def _evidence(
     classes = suspect(torch.zeros(1, *tuning.specification.size)).shape[1]
     found = suspicion(suspect, tuning, classes=classes, generator=generator, progress=progress)
     few, many = len(tuning) < _FEW * classes, len(tuning) >= _MANY * classes
-    enough = len(tuning) >= _IMAGES_A_CLASS * classes
+    enough = len(tuning) >= _IMAGES_A_CLASS * classes and classes > _CAUTION
     scores, suspicious = found.scores, found.suspicious
     if few and enough and not suspicious.any():
         suspicious = found.weakly_suspicious
