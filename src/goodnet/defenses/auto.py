@@ -182,8 +182,9 @@ def auto(
 
     Where random changes and margins point to some labels, only what leads there is unlearned;
     otherwise whatever misleads the network, with many images only where a student of it is not
-    misled too, and of few images nothing: it is then an equal copy of the one handed in. The last
-    round is kept; there is a second where the first left something.
+    misled too. Of few images only two labels are unlearned then, gently, and of too few for that
+    nothing: it is an equal copy of the one handed in. The last round is kept; there is a second
+    where the first left something.
 
     Where images have a task of their own this is `exposure`.
     """
@@ -478,11 +479,11 @@ def _evidence(
         dose = _TARGETED_OF_FEW if few else _TARGETED
         if len(tuning) < classes:
             dose = _TARGETED_OF_FEWER
+    elif few and enough:
+        next_likely[found.led.argsort(descending=True, stable=True)[:_CAUTION]] = True
+        scores, dose = next_likely.float(), _CAUTIOUS
     elif few:
         dose = None
-        if enough:
-            next_likely[found.led.argsort(descending=True, stable=True)[:_CAUTION]] = True
-            scores, dose = next_likely.float(), _CAUTIOUS
     return Evidence(found.universal, weights, scores, suspicious, next_likely), dose
 
 

@@ -7,7 +7,7 @@ trigger gives every image the same label; so does much that merely resembles it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -56,13 +56,11 @@ class Universal:
     def leading_to(self, labels: Tensor) -> Universal:
         """Those that lead to one of `labels`, bool (classes,)."""
         chosen = labels[self.targets]
-        return Universal(
-            self.probe,
-            self.targets[chosen],
-            self.numbers[chosen],
-            self.shares[chosen],
-            self.tried,
-            self.led,
+        return replace(
+            self,
+            targets=self.targets[chosen],
+            numbers=self.numbers[chosen],
+            shares=self.shares[chosen],
         )
 
 
