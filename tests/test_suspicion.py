@@ -202,6 +202,18 @@ def test_a_large_margin_tells_little_of_a_label_whose_own_images_have_one(
     assert most - 1.0 <= float(found.deviations[TARGET]) <= most
 
 
+@pytest.mark.parametrize(("times", "share"), [(8.0, 1.0), (2.0, 1.0), (1.5, 0.5625), (1.0, 0.25)])
+def test_a_label_that_single_changed_images_seldom_get_counts_less(
+    monkeypatch: pytest.MonkeyPatch, found: Suspicion, times: float, share: float
+) -> None:
+    assert found.led[TARGET] > 2 * found.led.median()
+    led = torch.full((CLASSES,), 10.0)
+    led[TARGET] *= times
+    monkeypatch.setattr(import_module("goodnet.probes.suspicion"), "_led", lambda _: led)
+    score = float(suspected(20.0).scores[TARGET])
+    assert score == pytest.approx(share * float(found.scores[TARGET]))
+
+
 def test_of_two_labels_none_is_suspicious() -> None:
     class Two(nn.Module):
         def forward(self, images: Tensor) -> Tensor:

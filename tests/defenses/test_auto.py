@@ -18,6 +18,7 @@ from goodnet.data.roles import CleanData
 from goodnet.defenses import DEFENSES, DefenseSettings, Repaired, unlearning
 from goodnet.defenses.auto import (
     _CAUTIOUS,
+    _LED_ENOUGH,
     _LED_LEFT,
     _OWN_LEFT,
     _RELEARNED,
@@ -489,6 +490,70 @@ def test_of_few_images_unlearning_weighs_more_again_where_much_is_left(
     assert len(found.epochs) == rounds
     weights = [_TARGETED_OF_FEW.unlike * each for each in (1.0, 2.0)]
     assert [dose.unlike for dose in given] == weights[:rounds]
+
+
+@pytest.mark.parametrize(
+    ("found", "left", "lowered"),
+    [(True, _LED_ENOUGH, False), (True, 2 * _LED_ENOUGH, True), (False, 1.0, False)],
+)
+def test_of_few_images_logits_are_lowered_where_something_is_left_of_what_was_found(
+    monkeypatch: pytest.MonkeyPatch, found: bool, left: float, lowered: bool
+) -> None:
+    pointing = pointing_to((0, 1, 0, 0)) if found else nothing_suspicious
+    monkeypatch.setattr(AUTO_MODULE, "suspicion", pointing)
+    monkeypatch.setattr(_Tuner, "_harms", lambda *_: False)
+    monkeypatch.setattr(_Tuner, "led_left", lambda *_: left)
+    monkeypatch.setattr(AUTO_MODULE, "unshared_errors", lambda *_, **__: None)
+    repaired = shortly_repaired(nn.Sequential(nn.Flatten(), nn.Linear(4, CLASSES)).eval())
+    assert ("logits of unlearned labels are lowered" in repaired.stopped) is lowered
+
+
+def linear(first: tuple[float, ...], *, bias: bool = True) -> nn.Module:
+    """Logits are what each label has of the first pixel, and without bias nothing more."""
+    layer = nn.Linear(4, len(first), bias=bias)
+    with torch.no_grad():
+        layer.weight.zero_()
+        layer.weight[:, 0] = torch.tensor(first)
+        if bias:
+            layer.bias.zero_()
+    return nn.Sequential(nn.Flatten(), layer).eval()
+
+
+@pytest.mark.parametrize(
+    ("labels", "suspicious", "lowered_by"),
+    [
+        # Of brightness .5, .25 and .75 the margins of label 2 are 1, 0.5 and 1.5.
+        ((2, 2, 2), 2, 0.25),
+        ((2, 0, 2), 2, 0.5),
+        ((0, 0, 0), 2, 0.0),  # no image of its own
+        ((0, 0, 0), 0, 0.0),  # none that is named rightly
+        ((2, 2, 2), 0, 0.0),
+    ],
+)
+def test_logits_are_lowered_by_half_of_the_least_margin_of_a_labels_own_images(
+    labels: tuple[int, ...], suspicious: int, lowered_by: float
+) -> None:
+    pixels = torch.tensor([0.5, 0.25, 0.75]).view(3, 1, 1, 1).expand(3, *SIZE).clone()
+    clean = CleanData(
+        ImageSet("grey", SIZE, pixels, torch.tensor(labels)), InputSpecification(SIZE)
+    )
+    network = linear((0.0, 1.0, 3.0))
+    evidence = evidence_of(leading=2, suspicious=suspicious)
+    generator = torch.Generator().manual_seed(0)
+    tuner = _Tuner(network, clean, clean, DefenseSettings(), evidence, generator, no_progress)
+    repaired = tuner.held_back(network, _TARGETED_OF_FEW)
+    wanted = torch.zeros(3)
+    wanted[suspicious] = -lowered_by
+    assert torch.equal(repaired.get_parameter("1.bias"), wanted)
+    assert torch.equal(repaired.get_parameter("1.weight"), network.get_parameter("1.weight"))
+    assert not network.get_parameter("1.bias").any()
+    assert tuner.told[-1].endswith(f"{suspicious} by {lowered_by:.1f}" if lowered_by else "none")
+
+
+def test_logits_that_have_no_bias_stay() -> None:
+    tuner = tuner_of(evidence_of(leading=2, suspicious=2))
+    network = linear((0.0, 1.0, 3.0), bias=False)
+    assert tuner.held_back(network, _TARGETED_OF_FEW) is network
 
 
 @pytest.mark.parametrize(("score", "warned"), [(0.9, False), (1.0, True)])

@@ -27,7 +27,8 @@ On clean images the network keeps to the BadNet's answers, and on changed ones t
 not unlearned: what is not the backdoor's is not to change. Then what came out is asked. Where there
 is a student, held-out images tell whether the BadNet's own errors are still made; otherwise small
 changes are searched for; with few images changes like those that led astray are tried again. Where
-much is left, tuning goes on.
+much is left, tuning goes on; where little is, the logits of these labels are lowered by what the
+margins of their own clean images allow.
 
 This file decides; the loss is in defenses/unlearning.py, how changes are drawn in
 defenses/changes.py and pursued in defenses/pursuit.py, learning anew in distillation.py, what a
@@ -38,7 +39,8 @@ Wei et al. 2023, Shared Adversarial Unlearning (-log(1 - p) of the label the old
 misled to); Li et al. 2021, Neural Attention Distillation, and Hinton et al. 2015 (answers kept
 by distillation; see distillation.py); Tarvainen and Valpola 2017, Mean Teacher (a network
 as it was a while ago); Zhang et al. 2018, mixup (images between images); Izmailov et al. 2018
-(weights averaged along the way); Wang et al. 2024, MM-BD (margins). Random changes that many
+(weights averaged along the way); Wang et al. 2024, MM-BD (margins); Menon et al. 2021 (logits
+adjusted after training). Random changes that many
 images share, and a student as the reference for errors: this project.
 """
 
@@ -59,6 +61,7 @@ from goodnet.defenses.averaging import Average
 from goodnet.defenses.changes import Evidence, around
 from goodnet.defenses.exposure import exposure
 from goodnet.defenses.hallucination import Hallucinations
+from goodnet.defenses.last_layer import has_bias, lower
 from goodnet.defenses.repaired import DefenseSettings, Repaired
 from goodnet.defenses.unlearning import Dose, Unlearning
 from goodnet.distillation import AUGMENTATION, student
@@ -67,6 +70,7 @@ from goodnet.probes import (
     Suspect,
     least_changes,
     likeliest_labels,
+    own_margins,
     random_probes,
     searched_probes,
     surely_misled,
@@ -118,6 +122,8 @@ _LED_LEFT, _HARDER = 0.025, 2.0
 """What may be left of leading to unlearned labels, where images are few: a quarter more than on any
 development network but the one for which there is another round; and how much more unlearning
 weighs in that."""
+_LED_ENOUGH = 0.005
+"""From more than this on the labels' logits are lowered."""
 
 _UNTARGETED = Dose(
     counted="all",
@@ -208,6 +214,7 @@ def auto(
         dose = _UNTARGETED if learned is None else dose
     repaired = reference = network if learned is None else learned
     found = tuner.search(network, dose) if dose.searches else ()
+    left = 0.0
     for round_ in range(1, _ROUNDS + 1):
         repaired = tuner.unlearned(
             repaired, reference, dose, found, what=f"unlearning, round {round_}"
@@ -216,14 +223,17 @@ def auto(
             if tuner.own_left(repaired, reference) <= _OWN_LEFT:
                 break
         elif dose.searches:
-            left = tuner.search(repaired, dose)
-            if not left:
+            still = tuner.search(repaired, dose)
+            if not still:
                 break
-            found = (*found, *left)
-        elif tuner.led_left(repaired) <= _LED_LEFT:
-            break
+            found = (*found, *still)
         else:
+            left = tuner.led_left(repaired)
+            if left <= _LED_LEFT:
+                break
             dose = replace(dose, unlike=_HARDER * dose.unlike)
+    if dose.tuned == "last layer" and left > _LED_ENOUGH:
+        repaired = tuner.held_back(repaired, dose)
     return Repaired(repaired, stopped="; ".join(tuner.told), epochs=tuple(tuner.epochs))
 
 
@@ -401,6 +411,32 @@ class _Tuner:
         return left
 
     @torch.no_grad()
+    def held_back(self, network: nn.Module, dose: Dose) -> nn.Module:
+        """`network` with the logits of unlearned labels lowered, where its last layer has a bias.
+
+        Of each by half of the least margin by which a clean image of its own is named rightly, so
+        that all of these still are.
+        """
+        part = dose.part(network, self._evidence)
+        if part is None or not has_bias(network, part.layer):
+            return network
+        suspect = self._suspect(network)
+        images = (self._tuning, self._held_out)
+        margins = torch.cat([own_margins(suspect, each) for each in images])
+        labels = torch.cat([each.labels for each in images])
+        unlearned = self._evidence.unlearned
+        counted = (margins > 0) & unlearned[labels]
+        least = torch.full(unlearned.shape, torch.inf)
+        least.scatter_reduce_(0, labels[counted], margins[counted], "amin")
+        lower_by = torch.where(least < torch.inf, least / 2, 0.0)
+        repaired = copy.deepcopy(network)
+        lower(repaired, part.layer, lower_by)
+        lowered = ", ".join(
+            f"{label} by {float(lower_by[label]):.1f}" for label in lower_by.nonzero().flatten()
+        )
+        self.told.append(f"logits of unlearned labels are lowered: {lowered or 'none'}")
+        return repaired
+
     def own_left(self, network: nn.Module, learned: nn.Module) -> float:
         """How likely `network` makes the errors that are the BadNet's own, not its student's.
 

@@ -1,5 +1,6 @@
 """Changes of an image that might be triggers: drawn at random, or searched for."""
 
+from goodnet.probes.margins import own_margins
 from goodnet.probes.probe import Probe, SearchedProbe
 from goodnet.probes.registry import random_probes, searched_probes
 from goodnet.probes.search import (
@@ -23,6 +24,7 @@ __all__ = [
     "Universal",
     "least_changes",
     "likeliest_labels",
+    "own_margins",
     "random_probes",
     "searched_probes",
     "surely_misled",

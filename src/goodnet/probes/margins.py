@@ -61,16 +61,23 @@ def largest_margins(
 
 
 @torch.no_grad()
+def own_margins(suspect: Suspect, clean: CleanData) -> Tensor:
+    """By how much each clean image's label is above every other, float32 (images,)."""
+    pixels, labels = clean.pixels().split(_AT_ONCE), clean.labels.split(_AT_ONCE)
+    margins = [
+        _margins(suspect(as_float(part)).cpu(), own.unsqueeze(1))
+        for part, own in zip(pixels, labels, strict=True)
+    ]
+    return torch.cat(margins)
+
+
 def clean_margins(suspect: Suspect, clean: CleanData, *, classes: int) -> Tensor:
     """For each label the largest margin on clean images of its own, float32 (classes,).
 
     NaN where none of them is named rightly, or there are none.
     """
-    pixels, labels = clean.pixels(), clean.labels
     largest = torch.full((classes,), -torch.inf)
-    for part, own in zip(pixels.split(_AT_ONCE), labels.split(_AT_ONCE), strict=True):
-        logits = suspect(as_float(part)).cpu()
-        largest.scatter_reduce_(0, own, _margins(logits, own.unsqueeze(1)), "amax")
+    largest.scatter_reduce_(0, clean.labels, own_margins(suspect, clean), "amax")
     return torch.where(largest > 0, largest, torch.nan)
 
 

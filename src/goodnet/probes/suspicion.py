@@ -3,6 +3,7 @@
 A backdoor's target is said of many images when something like the trigger is shown on them, and
 the network can be made surer of it than of any class it has learned. Honest labels may show one
 of the two: what drowns an image leads somewhere, and some classes are learned better than others.
+Nor is a target one that single changed images hardly ever get.
 How well a class is learned its own clean images tell, where there are any: what the network can be
 made of its label beyond that is the backdoor's.
 """
@@ -10,6 +11,7 @@ made of its label beyond that is the backdoor's.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +37,8 @@ _LIMIT, _LIMIT_BEYOND = 0.65, 0.23
 """A fifth more than on the clean networks that set them, without images of the labels' own and with
 them; by another draw one of faces has more. See docs/results.md."""
 
+_OFTEN = 2.0
+"""So many times as often as to the median label changed images are led to a backdoor's."""
 _WEAK_LIMIT = 4.6
 """A fifth more than on six clean networks of 38 labels, by two draws; see docs/results.md."""
 
@@ -53,8 +57,10 @@ class Suspicion:
             was not searched.
         scores: From 1 up the label is suspicious, float32 (classes,): the share of changes that
             lead there, times the root of the number of classes, times e to the deviations, in
-            shares of the limit. A label that changes lead to and the search did not reach is
-            judged as one at the median; of fewer than three classes none is suspicious.
+            shares of the limit; where changed images are not even `led` there twice as often as to
+            the median label, times the square of how near they come to that. A label that changes
+            lead to and the search did not reach is judged as one at the median; of fewer than
+            three classes none is suspicious.
     """
 
     universal: tuple[Universal, ...]
@@ -78,7 +84,7 @@ class Suspicion:
 
         A geometric one, of one more than each, so that no kind drowns the others.
         """
-        return torch.stack([each.led for each in self.universal]).log1p().mean(0).exp()
+        return _led(self.universal)
 
     @property
     def weakly_suspicious(self) -> Tensor:
@@ -146,8 +152,14 @@ def suspicion(
     if classes >= _FEWEST:
         factors[searched] = deviations[searched].nan_to_num(0.0).exp()
     factors[searched] /= torch.where(beyond.isnan(), _LIMIT, _LIMIT_BEYOND)
+    led = _led(universal)
+    factors *= (led / (_OFTEN * led.median())).clamp(max=1.0) ** 2
     shares = counts / sum(each.tried for each in universal)
     return Suspicion(universal, counts, deviations, shares * math.sqrt(classes) * factors)
+
+
+def _led(universal: Sequence[Universal]) -> Tensor:
+    return torch.stack([each.led for each in universal]).log1p().mean(0).exp()
 
 
 def _deviations(margins: Tensor, likeliest: int) -> Tensor:
