@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
 from goodnet.data.roles import CleanData, PoisonedData, TestData
-from goodnet.detector import GoodNet, calibrated, shared_pair
+from goodnet.detector import GoodNet, calibrated, disagreements, shared_pair
 from goodnet.errors import SettingsError
 from goodnet.evaluate import BUDGETS, goodnet_curve, labels_given, measured_curve
 from goodnet.networks.layers import Rescale
@@ -180,6 +180,34 @@ def test_the_curve_is_what_calibrating_to_each_budget_flags(
         assert rates == sorted(rates)
         assert rates[0] < rates[-1]
     assert from_json(GoodNetCurve, to_json(measured), "memory") == measured
+
+
+@pytest.mark.parametrize(("budget", "allowed"), [(0.0, 0), (0.2, 5), (0.4, 10), (0.6, 15)])
+def test_of_held_out_and_tuned_images_half_of_the_budget_may_be_flagged(
+    quarrelling: tuple[GoodNet, CleanData], budget: float, allowed: int
+) -> None:
+    goodnet, data = quarrelling
+    # Held out are the ten of fifty on which the networks disagree least.
+    order = disagreements(goodnet, data).argsort()
+    held_out, tuned = (
+        CleanData(data.images.select(part), data.specification) for part in order.split([10, 40])
+    )
+    strict = calibrated(goodnet, held_out, tuned, false_alarms=budget)
+    assert int((labels_given(strict, data) == N).sum()) == allowed
+    alone = calibrated(goodnet, held_out, false_alarms=budget)
+    assert int((labels_given(alone, data) == N).sum()) > allowed
+    # Where the tuned ones agree, the held-out ones decide.
+    most = CleanData(data.images.select(order[-10:]), data.specification)
+    decided = calibrated(goodnet, most, held_out, false_alarms=budget)
+    assert int((labels_given(decided, most) == N).sum()) == int(10 * budget)
+    (row,) = (
+        row
+        for row in goodnet_curve(goodnet, held_out, tuned, budget=0.0625).rows
+        if row.budget == 0.0625
+    )
+    assert row.threshold == float(
+        calibrated(goodnet, held_out, tuned, false_alarms=0.0625).threshold
+    )
 
 
 def test_the_plain_rule_has_a_curve_too(quarrelling: tuple[GoodNet, CleanData]) -> None:

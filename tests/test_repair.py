@@ -171,14 +171,16 @@ def test_same_seed_same_repair(lamps: nn.Sequential, clean: CleanData) -> None:
     assert not all(torch.equal(value, other[name]) for name, value in first.items())
 
 
-def test_the_goodnet_is_calibrated_on_the_held_out_part_on_request(
+def test_the_goodnet_is_calibrated_on_the_held_out_part_and_the_rest_on_request(
     lamps: nn.Sequential, clean: CleanData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[int] = []
+    asked: list[tuple[int, int]] = []
 
-    def watched(goodnet: GoodNet, data: Batches, *, false_alarms: float) -> GoodNet:
-        asked.append(len(data))
-        return calibrated(goodnet, data, false_alarms=false_alarms)
+    def watched(
+        goodnet: GoodNet, held_out: Batches, tuned: Batches, *, false_alarms: float
+    ) -> GoodNet:
+        asked.append((len(held_out), len(tuned)))
+        return calibrated(goodnet, held_out, tuned, false_alarms=false_alarms)
 
     # `goodnet.repair` is the function; the module of that name is found by its import.
     monkeypatch.setattr(import_module("goodnet.repair"), "calibrated", watched)
@@ -197,7 +199,7 @@ def test_the_goodnet_is_calibrated_on_the_held_out_part_on_request(
         )
         for budget in (None, 0.0)
     )
-    assert asked == [12]
+    assert asked == [(12, len(clean) - 12)]
     assert plain[2].false_alarm_rate.count > 0
     assert plain[2].goodnet_threshold == 0.0
     assert strict[2].false_alarm_rate.count == 0

@@ -72,16 +72,26 @@ def _disagreement(suspicious: Tensor, trusted: Tensor) -> Tensor:
     return torch.where(said == label, torch.zeros_like(difference), difference.clamp(min=_LEAST))
 
 
-def calibrated(goodnet: GoodNet, clean: Batches, *, false_alarms: float) -> GoodNet:
-    """A GoodNet whose false alarms on held-out clean data are within a budget.
+_OF_ALL = 0.5
+"""Share of a budget for those images too that a repair was tuned on: it errs less on them than on
+others; see docs/results.md."""
+
+
+def calibrated(
+    goodnet: GoodNet, held_out: Batches, tuned: Batches | None = None, *, false_alarms: float
+) -> GoodNet:
+    """A GoodNet whose false alarms on clean data are within a budget.
 
     Args:
         goodnet: Left as it is.
-        clean: Held-out clean inputs that neither network was tuned on.
-        false_alarms: Largest share of them that may be called backdoored.
+        held_out: Clean inputs that neither network was tuned on.
+        tuned: Clean inputs that B′ was tuned on. Held-out ones are often too few to tell a rate of
+            1 %, so of all together no more than half of the budget may be called backdoored.
+        false_alarms: Largest share of the held-out ones that may be called backdoored.
     """
     result = copy.deepcopy(goodnet)
-    result.threshold.fill_(threshold_for(disagreements(goodnet, clean), false_alarms))
+    values = [disagreements(goodnet, each) for each in (held_out, tuned) if each is not None]
+    result.threshold.fill_(threshold_within(false_alarms, *values))
     return result
 
 
@@ -109,6 +119,20 @@ def threshold_for(values: Tensor, false_alarms: float) -> float:
     allowed = allowed_by(false_alarms, len(values))
     # With `allowed` values above it, the next largest is the smallest threshold that will do.
     return float(values.sort(descending=True).values[min(allowed, len(values) - 1)])
+
+
+def threshold_within(false_alarms: float, held_out: Tensor, tuned: Tensor | None = None) -> float:
+    """The threshold by which `calibrated` keeps to a budget.
+
+    Args:
+        false_alarms: The budget.
+        held_out: Disagreements on inputs held out, float32 (n,).
+        tuned: Those on inputs that B′ was tuned on.
+    """
+    threshold = threshold_for(held_out, false_alarms)
+    if tuned is None:
+        return threshold
+    return max(threshold, threshold_for(torch.cat([held_out, tuned]), _OF_ALL * false_alarms))
 
 
 class _Both(nn.Module):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from goodnet.answers import device_of
 from goodnet.data.roles import Batches, PoisonedData, TestData
-from goodnet.detector import GoodNet, disagreements, threshold_for
+from goodnet.detector import GoodNet, disagreements, threshold_within
 from goodnet.modes import evaluating
 from goodnet.results import FlaggedRow, GoodNetCurve, NetworkRow, PoisonedRow, Rate
 
@@ -108,17 +108,21 @@ def attack_success_rate(given: Tensor, data: PoisonedData, classes: int | None =
     return rate((given == data.labels)[true != data.labels])
 
 
-def goodnet_curve(goodnet: GoodNet, held_out: Batches, *, budget: float | None) -> GoodNetCurve:
+def goodnet_curve(
+    goodnet: GoodNet, held_out: Batches, tuned: Batches | None = None, *, budget: float | None
+) -> GoodNetCurve:
     """What calibrating the GoodNet to each budget of false alarms would flag of held-out images.
 
     Args:
         goodnet: Its own threshold plays no part.
         held_out: Clean inputs that neither network was tuned on.
+        tuned: Those that B′ was tuned on; see `goodnet.detector.calibrated`.
         budget: The one it was calibrated to, which is a row too; None for the plain rule.
     """
     values = disagreements(goodnet, held_out)
+    others = None if tuned is None else disagreements(goodnet, tuned)
     budgets = sorted({*BUDGETS, *(() if budget is None else (budget,))})
-    thresholds = [threshold_for(values, each) for each in budgets]
+    thresholds = [threshold_within(each, values, others) for each in budgets]
     rows = [
         FlaggedRow(each, threshold, rate(values > threshold))
         for each, threshold in zip(budgets, thresholds, strict=True)

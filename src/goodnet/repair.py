@@ -43,8 +43,8 @@ def repair(
         method: A name in `DEFENSES`.
         settings: Of the defense; None takes the method's own.
         generator: Draws the split and the training order.
-        false_alarms: Budget to calibrate the GoodNet to, on the held-out part; None leaves the
-            plain rule.
+        false_alarms: Budget to calibrate the GoodNet to, on the held-out part, and half of it on
+            all of D_valid; None leaves the plain rule.
         with_risk: Whether the remaining risk is estimated too; see `goodnet.risk`.
         progress: Told what is being done.
 
@@ -61,7 +61,7 @@ def repair(
     )
     goodnet = GoodNet(network, repaired.network)
     if false_alarms is not None:
-        goodnet = calibrated(goodnet, held_out, false_alarms=false_alarms)
+        goodnet = calibrated(goodnet, held_out, tuning, false_alarms=false_alarms)
     seconds = time.perf_counter() - start
     before = accuracy_of(network, held_out)
     risk = None
@@ -93,7 +93,7 @@ def repair(
         warnings=data_warnings(tuning, held_out),
         remaining_risk=None if risk is None else risk.remaining_risk,
         risk=risk,
-        goodnet_curve=goodnet_curve(goodnet, held_out, budget=false_alarms),
+        goodnet_curve=goodnet_curve(goodnet, held_out, tuning, budget=false_alarms),
         seconds=seconds,
     )
     return repaired, goodnet, result

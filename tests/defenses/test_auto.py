@@ -687,8 +687,8 @@ def test_where_nothing_points_to_a_label_two_are_unlearned_of_few_images(
     assert not of_two_labels.unlearned.any()
     assert dose != _CAUTIOUS
     if unlearned:
-        assert torch.equal(evidence.scores > 0, evidence.unlearned)  # both are pursued alike
-        assert evidence.scores.unique().tolist() == [0.0, 1.0]
+        assert torch.equal(evidence.pursued > 0, evidence.unlearned)  # both are pursued alike
+        assert evidence.pursued.unique().tolist() == [0.0, 1.0]
 
 
 @pytest.mark.parametrize(("images", "suspicious"), [(20, [1]), (19, []), (80, [])])

@@ -45,11 +45,11 @@ DEVELOPMENT: Mapping[str, Mapping[str, tuple[int, ...]]] = {
         CLEAN: (0, 1),
     },
     "deepid": {
-        **dict.fromkeys(("sunglasses", "lipstick", "blend", "sine", "warp", "multi-target"), (0,)),
-        **dict.fromkeys(("clean-label", "pruning-aware"), (0, 1)),
-        **dict.fromkeys(("all-to-all", "untargeted"), (1,)),
-        "source-specific": (0, 1),
-        "low-rate": (0, 1, 2),
+        **dict.fromkeys(("lipstick", "eyebrows", "blend", "sine", "warp"), (0,)),
+        **dict.fromkeys(("multi-target", "several-to-one"), (0,)),
+        **dict.fromkeys(("flat-minimum", "activation-matching"), (0,)),
+        **dict.fromkeys(("sunglasses", "clean-label", "pruning-aware", "low-rate"), (0, 1, 2)),
+        **dict.fromkeys(("all-to-all", "untargeted", "source-specific"), (0, 1)),
         CLEAN: (0, 1, 2, 3, 4, 5),
     },
 }

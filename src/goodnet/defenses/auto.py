@@ -504,23 +504,23 @@ def _evidence(
     found = suspicion(suspect, tuning, classes=classes, generator=generator, progress=progress)
     few, many = len(tuning) < _FEW * classes, len(tuning) >= _MANY * classes
     enough = len(tuning) >= _IMAGES_A_CLASS * classes and classes > _CAUTION
-    scores, suspicious = found.scores, found.suspicious
+    pursued, suspicious = found.scores, found.suspicious
     if few and enough and not suspicious.any():
         suspicious = found.weakly_suspicious
     next_likely = torch.zeros_like(suspicious)
     dose: Dose | None = _RELEARNED if many and normed else _UNTARGETED
     if suspicious.any():
-        first = scores.argsort(descending=True, stable=True)[: int(_NEXT * classes)]
-        next_likely[first] = (scores[first] > 0) & ~suspicious[first]
+        first = found.scores.argsort(descending=True, stable=True)[: int(_NEXT * classes)]
+        next_likely[first] = (found.scores[first] > 0) & ~suspicious[first]
         dose = _TARGETED_OF_FEW if few else _TARGETED
         if len(tuning) < classes:
             dose = _TARGETED_OF_FEWER
     elif few and enough:
         next_likely[found.led.argsort(descending=True, stable=True)[:_CAUTION]] = True
-        scores, dose = next_likely.float(), _CAUTIOUS
+        pursued, dose = next_likely.float(), _CAUTIOUS
     elif few:
         dose = None
-    return Evidence(found.universal, weights, scores, suspicious, next_likely), dose
+    return Evidence(found.universal, weights, pursued, suspicious, next_likely), dose
 
 
 def _told(found: Sequence[Found]) -> str:

@@ -35,15 +35,15 @@ class Evidence:
     Attributes:
         universal: Random changes that work as triggers do, kind by kind.
         weights: How often images are surely misled by each kind, float32 (kind,).
-        scores: How much points to each label, as `suspicion` has it, float32 (label,); where
-            nothing points to any, 1 for each that is unlearned as a precaution.
+        pursued: How often changes are pursued to each label, float32 (label,): its score, as
+            `suspicion` has it, or 1 where it is unlearned as a precaution; from 1 on alike.
         suspicious: The labels that a backdoor may lead to, bool (label,).
         next_likely: Labels that are unlearned beside them, or without any, bool (label,).
     """
 
     universal: tuple[Universal, ...]
     weights: Tensor
-    scores: Tensor
+    pursued: Tensor
     suspicious: Tensor
     next_likely: Tensor
 

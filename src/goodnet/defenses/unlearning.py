@@ -151,7 +151,7 @@ class Unlearning:
         self._dose = dose
         self._unlearned = evidence.unlearned
         self._changes = Changes(evidence, dose.replayed, found, generator)
-        weights = evidence.scores.clamp(_SELDOM, 1.0) * evidence.unlearned
+        weights = evidence.pursued.clamp(_SELDOM, 1.0) * evidence.unlearned
         self._pursuit = Pursuit(specification.size, weights, generator)
         self._hallucinations = hallucinations
         self._generator = generator

@@ -96,9 +96,10 @@ def budget_in_words(curve: GoodNetCurve, held_out: int) -> str:
         return "none; every input is flagged on which the two networks disagree"
     allowed = int(curve.budget * held_out + 1e-9)
     share = f"{100 * curve.budget:g} % of {grouped(held_out)} held-out images"
+    of_all = "and half of that share of all clean images"
     if allowed == 0 and curve.budget > 0:
-        return f"{share}, which is less than one: none of them may be flagged"
-    return f"{share}: at most {grouped(allowed)} of them may be flagged"
+        return f"{share}, which is less than one: none of them may be flagged, {of_all}"
+    return f"{share}: at most {grouped(allowed)} of them may be flagged, {of_all}"
 
 
 def points(drop: float) -> str:
