@@ -73,8 +73,8 @@ def _disagreement(suspicious: Tensor, trusted: Tensor) -> Tensor:
 
 
 _OF_ALL = 0.5
-"""Share of a budget for those images too that a repair was tuned on: it errs less on them than on
-others; see docs/results.md."""
+"""Share of a budget that all clean images together keep to: on those that a repair was tuned on it
+errs less than on others; see docs/results.md."""
 
 
 def calibrated(

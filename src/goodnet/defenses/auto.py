@@ -39,9 +39,9 @@ Wei et al. 2023, Shared Adversarial Unlearning (-log(1 - p) of the label the old
 misled to); Li et al. 2021, Neural Attention Distillation, and Hinton et al. 2015 (answers kept
 by distillation; see distillation.py); Tarvainen and Valpola 2017, Mean Teacher (a network
 as it was a while ago); Zhang et al. 2018, mixup (images between images); Izmailov et al. 2018
-(weights averaged along the way); Wang et al. 2024, MM-BD (margins); Menon et al. 2021 (logits
-adjusted after training). Random changes that many
-images share, and a student as the reference for errors: this project.
+(weights averaged along the way); Wang et al. 2024, MM-BD (margins); Menon et al. 2021, Logit
+Adjustment (after training). Random changes that many images share, and a student as the reference
+for errors: this project.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ _LED_LEFT, _HARDER = 0.025, 2.0
 development network but the one for which there is another round; and how much more unlearning
 weighs in that."""
 _LED_ENOUGH = 0.005
-"""From more than this on the labels' logits are lowered."""
+"""Where more than this is left of it, the labels' logits are lowered."""
 
 _UNTARGETED = Dose(
     counted="all",
