@@ -357,7 +357,7 @@ def test_the_two_parts_hold_each_cell_once() -> None:
         a_cell(member="source-specific", seed=2),
         a_cell(member="low-rate"),
         a_cell(member="sunglasses"),
-        a_cell(member="all-to-all", network="deepid"),
+        a_cell(member="sunglasses", network="deepid", seed=3),
         a_cell(member="patch", network="preact_resnet18-8"),
     ]
     parts = parts_of([*held_out[:3], *development, *held_out[3:]])
@@ -372,7 +372,7 @@ def test_the_two_parts_hold_each_cell_once() -> None:
 def test_the_attacks_of_development_are_of_the_zoo() -> None:
     for network, names in DEVELOPMENT.items():
         there = {member.name for member in members(faces=network == "deepid")}
-        assert set(names) < there
+        assert set(names) <= there
 
 
 def test_methods_and_attacks_are_summed_up() -> None:
