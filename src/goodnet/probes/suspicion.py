@@ -3,9 +3,9 @@
 A backdoor's target is said of many images when something like the trigger is shown on them, and
 the network can be made surer of it than of any class it has learned. Honest labels may show one
 of the two: what drowns an image leads somewhere, and some classes are learned better than others.
-Nor is a target one that single changed images hardly ever get.
 How well a class is learned its own clean images tell, where there are any: what the network can be
-made of its label beyond that is the backdoor's.
+made of its label beyond that is the backdoor's. And a label that single changed images hardly ever
+get is no target.
 """
 
 from __future__ import annotations
