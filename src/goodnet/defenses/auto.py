@@ -410,7 +410,6 @@ class _Tuner:
         self.told.append(f"then changes that led there still do so with {left:.1%}")
         return left
 
-    @torch.no_grad()
     def held_back(self, network: nn.Module, dose: Dose) -> nn.Module:
         """`network` with the logits of unlearned labels lowered, where its last layer has a bias.
 
@@ -437,6 +436,7 @@ class _Tuner:
         self.told.append(f"logits of unlearned labels are lowered: {lowered or 'none'}")
         return repaired
 
+    @torch.no_grad()
     def own_left(self, network: nn.Module, learned: nn.Module) -> float:
         """How likely `network` makes the errors that are the BadNet's own, not its student's.
 

@@ -35,7 +35,7 @@ _LEAST_DEVIATION = 0.2
 _MOST_DEVIATIONS = 5.0
 _LIMIT, _LIMIT_BEYOND = 0.65, 0.23
 """A fifth more than on the clean networks that set them, without images of the labels' own and with
-them; by another draw one of faces has more. See docs/results.md."""
+them; see docs/results.md."""
 
 _OFTEN = 2.0
 """So many times as often as to the median label changed images are led to a backdoor's."""
