@@ -24,6 +24,7 @@ from goodnet.defenses.auto import (
     _RELEARNED,
     _TARGETED,
     _TARGETED_OF_FEW,
+    _TARGETED_OF_FEWER,
     _UNTARGETED,
     AUTO,
     _evidence,
@@ -43,6 +44,8 @@ AUTO_MODULE = import_module("goodnet.defenses.auto")
 """`goodnet.defenses.auto` is the function."""
 SIZE = (1, 2, 2)
 COUNT, CLASSES = 100, 4
+OF_FEW = _TARGETED_OF_FEW[-1]
+"""The hardest, of which all rows of the last layer are tuned."""
 
 
 def numbered(first: int, last: int) -> CleanData:
@@ -300,7 +303,7 @@ def test_what_stands_for_further_images_counts_by_its_weight(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def cost(hallucinations: Any, weight: float) -> float:
-        dose = replace(_TARGETED_OF_FEW, changed=0.0, hallucinated=weight)
+        dose = replace(OF_FEW, changed=0.0, hallucinated=weight)
         loss = loss_of(
             monkeypatch,
             dose,
@@ -328,7 +331,7 @@ class PursuedTo1:
 
 def test_labels_are_unlearned_where_changes_are_pursued(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unlearning, "Pursuit", PursuedTo1)
-    every = replace(_TARGETED_OF_FEW, pursued=1.0)
+    every = replace(OF_FEW, pursued=1.0)
 
     def cost(answer: tuple[float, ...], dose: Dose, label: int = 0) -> float:
         return cost_of(answer, monkeypatch, dose, suspicious=(1,), label=label)
@@ -337,7 +340,7 @@ def test_labels_are_unlearned_where_changes_are_pursued(monkeypatch: pytest.Monk
     likely_1, never_1 = (1.0, 4.0, 5.0), (1.0, _NEVER, 5.0)
     assert cost(never_1, every) == pytest.approx(0.0, abs=1e-3)
     said = math.exp(4.0) / (math.exp(1.0) + math.exp(4.0) + math.exp(5.0))
-    unlike = -_TARGETED_OF_FEW.unlike * math.log1p(-said) / 2
+    unlike = -OF_FEW.unlike * math.log1p(-said) / 2
     more = cost(likely_1, every) - cost(likely_1, replace(every, pursued=0.0))
     assert more == pytest.approx(unlike, abs=1e-3)
     # Where it is right it stays.
@@ -478,18 +481,28 @@ def test_what_was_learned_anew_is_tuned_again_where_much_is_left(
     assert "mislead" not in found.stopped
 
 
-@pytest.mark.parametrize(("left", "rounds"), [(_LED_LEFT, 1), (2 * _LED_LEFT, 2)])
-def test_of_few_images_unlearning_weighs_more_again_where_much_is_left(
-    monkeypatch: pytest.MonkeyPatch, left: float, rounds: int
+@pytest.mark.parametrize("enough_after", [1, 2, 4, 6])
+def test_of_few_images_each_round_presses_harder_while_much_is_left(
+    monkeypatch: pytest.MonkeyPatch, enough_after: int
 ) -> None:
     given = spied_doses(monkeypatch)
     monkeypatch.setattr(AUTO_MODULE, "suspicion", pointing_to((0, 1, 0, 0)))
     monkeypatch.setattr(_Tuner, "_harms", lambda *_: False)
-    monkeypatch.setattr(_Tuner, "led_left", lambda *_: left)
+    much = 2 * _LED_LEFT
+    monkeypatch.setattr(
+        _Tuner, "led_left", lambda *_: much if len(given) < enough_after else _LED_LEFT
+    )
     found = shortly_repaired(nn.Sequential(nn.Flatten(), nn.Linear(4, CLASSES)).eval())
-    assert len(found.epochs) == rounds
-    weights = [_TARGETED_OF_FEW.unlike * each for each in (1.0, 2.0)]
-    assert [dose.unlike for dose in given] == weights[:rounds]
+    assert tuple(given) == _TARGETED_OF_FEW[:enough_after]
+    assert len(found.epochs) == len(given)
+
+
+def test_rounds_of_few_images_begin_gently() -> None:
+    tuned = [dose.tuned for dose in _TARGETED_OF_FEW]
+    assert tuned == sorted(tuned, key=["rows", "last layer"].index)
+    pressing = [dose.unlike / dose.hallucinated for dose in _TARGETED_OF_FEW]
+    assert pressing == sorted(pressing)
+    assert _CAUTIOUS.unlike / _CAUTIOUS.hallucinated < pressing[0]
 
 
 @pytest.mark.parametrize(
@@ -541,7 +554,7 @@ def test_logits_are_lowered_by_half_of_the_least_margin_of_a_labels_own_images(
     evidence = evidence_of(leading=2, suspicious=suspicious)
     generator = torch.Generator().manual_seed(0)
     tuner = _Tuner(network, clean, clean, DefenseSettings(), evidence, generator, no_progress)
-    repaired = tuner.held_back(network, _TARGETED_OF_FEW)
+    repaired = tuner.held_back(network, OF_FEW)
     wanted = torch.zeros(3)
     wanted[suspicious] = -lowered_by
     assert torch.equal(repaired.get_parameter("1.bias"), wanted)
@@ -553,7 +566,7 @@ def test_logits_are_lowered_by_half_of_the_least_margin_of_a_labels_own_images(
 def test_logits_that_have_no_bias_stay() -> None:
     tuner = tuner_of(evidence_of(leading=2, suspicious=2))
     network = linear((0.0, 1.0, 3.0), bias=False)
-    assert tuner.held_back(network, _TARGETED_OF_FEW) is network
+    assert tuner.held_back(network, OF_FEW) is network
 
 
 @pytest.mark.parametrize(("score", "warned"), [(0.9, False), (1.0, True)])
@@ -585,7 +598,6 @@ def test_as_a_precaution_the_last_layer_is_tuned_once_and_gently(
     repaired = shortly_repaired(network)
     assert len(repaired.epochs) == 1
     assert given == [_CAUTIOUS]
-    assert _CAUTIOUS.unlike < _TARGETED_OF_FEW.unlike
     for name, before in network.named_parameters():
         same = torch.equal(before, repaired.network.get_parameter(name))
         assert same == (not name.startswith("3."))
@@ -605,7 +617,12 @@ def test_of_few_images_the_last_layer_is_tuned_of_fewer_than_labels_what_tells_o
     monkeypatch.setattr(AUTO_MODULE, "Hallucinations", Made)
     monkeypatch.setattr(AUTO_MODULE, "suspicion", pointing_to((0, 1, 0, 0)))
     network = nn.Sequential(nn.Flatten(), nn.Linear(4, CLASSES)).eval()
-    for images, tuned, rows in ((CLASSES, "last layer", [0, 1, 2, 3]), (CLASSES - 1, "rows", [1])):
+    monkeypatch.setattr(_Tuner, "_harms", lambda *_: False)
+    monkeypatch.setattr(_Tuner, "led_left", lambda *_: 1.0)
+    for images, doses, rows in (
+        (CLASSES, _TARGETED_OF_FEW, [0, 1, 2, 3]),
+        (CLASSES - 1, _TARGETED_OF_FEWER, [1]),
+    ):
         given.clear()
         made.clear()
         repaired = DEFENSES["auto"](
@@ -616,9 +633,9 @@ def test_of_few_images_the_last_layer_is_tuned_of_fewer_than_labels_what_tells_o
             generator=torch.Generator().manual_seed(0),
             progress=no_progress,
         ).network
-        assert given[0].tuned == tuned
-        assert given[0].pursued > 0
-        assert bool(made) == (tuned == "last layer")
+        assert tuple(given) == doses
+        assert all(dose.pursued > 0 for dose in given)
+        assert len(made) == sum(dose.hallucinated > 0 for dose in doses)
         changed = network.get_parameter("1.weight") != repaired.get_parameter("1.weight")
         assert changed.any(1).nonzero().flatten().tolist() == rows
 
@@ -640,10 +657,10 @@ def test_all_is_tuned_where_the_last_layer_is_not_linear() -> None:
     evidence = Evidence((), torch.zeros(0), torch.ones(3), torch.ones(3) > 0, torch.zeros(3) > 0)
     ends = nn.Sequential(nn.Conv2d(1, 3, 2), nn.Flatten())
     linear = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Softmax(1))
-    assert _TARGETED_OF_FEW.part(ends, evidence) is None
-    assert _TARGETED_OF_FEW.part(Branching(), evidence) is None
+    assert OF_FEW.part(ends, evidence) is None
+    assert OF_FEW.part(Branching(), evidence) is None
     assert _TARGETED.part(linear, evidence) is None
-    part = _TARGETED_OF_FEW.part(linear, evidence)
+    part = OF_FEW.part(linear, evidence)
     assert part is not None
     assert part.layer == "1"
 
@@ -665,11 +682,11 @@ def test_of_many_labels_the_next_likely_are_unlearned_too(
     next_likely: list[int],
 ) -> None:
     monkeypatch.setattr(AUTO_MODULE, "suspicion", pointing_to(scores))
-    evidence, dose = evidence_from(numbered(0, 8), classes=len(scores))
+    evidence, rounds = evidence_from(numbered(0, 8), classes=len(scores))
     assert evidence.suspicious.nonzero().flatten().tolist() == suspicious
     assert evidence.next_likely.nonzero().flatten().tolist() == sorted(next_likely)
     assert evidence.unlearned.sum() == len(suspicious) + len(next_likely)
-    assert (dose is None) == (not suspicious)
+    assert (rounds == ()) == (not suspicious)
     assert ("next to" in evidence.told()) == bool(next_likely)
 
 
@@ -678,14 +695,14 @@ def test_where_nothing_points_to_a_label_two_are_unlearned_of_few_images(
     monkeypatch: pytest.MonkeyPatch, images: int, unlearned: list[int]
 ) -> None:
     monkeypatch.setattr(AUTO_MODULE, "suspicion", nothing_suspicious)
-    evidence, dose = evidence_from(numbered(0, images), classes=4)
+    evidence, rounds = evidence_from(numbered(0, images), classes=4)
     assert not evidence.suspicious.any()
     assert evidence.unlearned.nonzero().flatten().tolist() == unlearned
-    assert (dose == _CAUTIOUS) == bool(unlearned)
-    assert (dose is None) == (images == 19)
-    of_two_labels, dose = evidence_from(numbered(0, images), classes=2)
+    assert (rounds == (_CAUTIOUS,)) == bool(unlearned)
+    assert (rounds == ()) == (images == 19)
+    of_two_labels, rounds = evidence_from(numbered(0, images), classes=2)
     assert not of_two_labels.unlearned.any()
-    assert dose != _CAUTIOUS
+    assert _CAUTIOUS not in rounds
     if unlearned:
         assert torch.equal(evidence.pursued > 0, evidence.unlearned)  # both are pursued alike
         assert evidence.pursued.unique().tolist() == [0.0, 1.0]
@@ -701,13 +718,13 @@ def test_of_few_images_a_label_is_suspected_of_a_weak_backdoor_too(
         return replace(found, universal=universal, scores=torch.tensor([0.0, 0.4, 0.2, 0.0]))
 
     monkeypatch.setattr(AUTO_MODULE, "suspicion", weakly)
-    evidence, dose = evidence_from(numbered(0, images), classes=4)
+    evidence, rounds = evidence_from(numbered(0, images), classes=4)
     assert evidence.suspicious.nonzero().flatten().tolist() == suspicious
     assert not evidence.next_likely.any()
-    assert (dose == _TARGETED_OF_FEW) == bool(suspicious)
+    assert (rounds == _TARGETED_OF_FEW) == bool(suspicious)
 
 
-def evidence_from(clean: CleanData, *, classes: int) -> tuple[Evidence, Dose | None]:
+def evidence_from(clean: CleanData, *, classes: int) -> tuple[Evidence, tuple[Dose, ...]]:
     network = nn.Sequential(nn.Flatten(), nn.Linear(4, classes)).eval()
     return _evidence(
         Suspect(network, InputSpecification(SIZE)),

@@ -10,9 +10,11 @@ made surer of that label than of others too (see probes/suspicion.py). Then
   lead there, the answer has to be the one the BadNet would give without that label. With few images
   changes are pursued to such labels too, and the last layer alone is tuned: what the layers below
   have learned is not learned again from a handful. Features that further images may have are
-  hallucinated, of which the BadNet's answers are kept (hallucination.py). Of many labels the next
-  likely ones are unlearned too; with fewer images than labels nothing is hallucinated, and no
-  weights of others are touched;
+  hallucinated, of which the BadNet's answers are kept (hallucination.py). It begins gently: at
+  first only weights that tell of these labels are tuned, so that no answer can change but from or
+  to one of them, and each round presses harder while much is left. Of many labels the next likely
+  ones are unlearned too; with fewer images than labels nothing is hallucinated, and weights of
+  others are never touched;
 - where there is none, the backdoor may lead from each class elsewhere, or to anything. With images
   enough a network of new weights learns the BadNet's answers on clean images first: little of such
   a backdoor is passed on. Errors of which the BadNet is far surer than this student, or than the
@@ -118,10 +120,8 @@ _OFF = 0.05
 """How far these are from ones that had misled; in tuning changes are drawn closer."""
 _OWN_LEFT = 0.1
 """What may be left of the BadNet's own errors: nearly twice the most on any network."""
-_LED_LEFT, _HARDER = 0.025, 2.0
-"""What may be left of leading to unlearned labels, where images are few: a quarter more than on any
-development network but the one for which there is another round; and how much more unlearning
-weighs in that."""
+_LED_LEFT = 0.025
+"""What may be left of leading to unlearned labels, where images are few, without another round."""
 _LED_ENOUGH = 0.005
 """Where more than this is left of it, the labels' logits are lowered."""
 
@@ -160,18 +160,23 @@ _TARGETED = Dose(
     brightness=0.7,
     hallucinated=0.0,
 )
-_TARGETED_OF_FEW = replace(
-    _TARGETED,
-    searches=False,
-    pursued=0.4,
-    unlike=16.0,
-    tuned="last layer",
-    effort=0.5,
-    hallucinated=1.5,
+_LAST_LAYER = replace(
+    _TARGETED, searches=False, pursued=0.4, unlike=16.0, tuned="last layer", effort=0.5
 )
-_CAUTIOUS = replace(_TARGETED_OF_FEW, unlike=4.0, hallucinated=10.0)
+_TARGETED_OF_FEW = (
+    replace(_LAST_LAYER, tuned="rows", hallucinated=10.0),
+    replace(_LAST_LAYER, tuned="rows", hallucinated=3.0),
+    replace(_LAST_LAYER, hallucinated=3.0),
+    replace(_LAST_LAYER, hallucinated=1.5),
+    replace(_LAST_LAYER, hallucinated=1.5, unlike=32.0),
+)
+"""Round by round, the gentlest first."""
+_CAUTIOUS = replace(_LAST_LAYER, unlike=4.0, hallucinated=10.0)
 """Where few images point to no label: little is asked, so that a clean network loses little."""
-_TARGETED_OF_FEWER = replace(_TARGETED_OF_FEW, unlike=8.0, tuned="rows", hallucinated=0.0)
+_TARGETED_OF_FEWER = (
+    replace(_LAST_LAYER, unlike=8.0, tuned="rows"),
+    replace(_LAST_LAYER, unlike=16.0, tuned="rows"),
+)
 """With fewer images than labels: most labels have no image that shows what they should become."""
 
 
@@ -189,15 +194,15 @@ def auto(
     Where random changes and margins point to some labels, only what leads there is unlearned;
     otherwise whatever misleads the network, with many images only where a student of it is not
     misled too. Of few images only two labels are unlearned then, gently, and of too few for that
-    nothing: it is an equal copy of the one handed in. The last round is kept; there is a second
-    where the first left something.
+    nothing: it is an equal copy of the one handed in. The last round is kept; there is another
+    where one left something.
 
     Where images have a task of their own this is `exposure`.
     """
     require_clean(held_out)
     if require_clean(tuning).images.task is not None:
         return exposure(network, tuning, held_out, settings, generator=generator, progress=progress)
-    evidence, dose = _evidence(
+    evidence, rounds = _evidence(
         Suspect(network, tuning.specification, settings.training.precision),
         tuning,
         normed=bool(batch_norms(network)),
@@ -205,19 +210,19 @@ def auto(
         progress=progress,
     )
     tuner = _Tuner(network, tuning, held_out, settings, evidence, generator, progress)
-    if dose is None or dose is _CAUTIOUS:
-        repaired = tuner.with_caution(dose)
+    if rounds in ((), (_CAUTIOUS,)):
+        repaired = tuner.with_caution(*rounds)
         return Repaired(repaired, stopped="; ".join(tuner.told), epochs=tuple(tuner.epochs))
     learned = None
-    if dose.counted == "unshared":
+    if rounds[0].counted == "unshared":
         learned = tuner.learned_anew()
-        dose = _UNTARGETED if learned is None else dose
+        rounds = _ROUNDS * (_UNTARGETED,) if learned is None else rounds
     repaired = reference = network if learned is None else learned
-    found = tuner.search(network, dose) if dose.searches else ()
+    found = tuner.search(network, rounds[0]) if rounds[0].searches else ()
     left = 0.0
-    for round_ in range(1, _ROUNDS + 1):
+    for number, dose in enumerate(rounds, start=1):
         repaired = tuner.unlearned(
-            repaired, reference, dose, found, what=f"unlearning, round {round_}"
+            repaired, reference, dose, found, what=f"unlearning, round {number}"
         )
         if dose.counted == "unshared":
             if tuner.own_left(repaired, reference) <= _OWN_LEFT:
@@ -231,8 +236,7 @@ def auto(
             left = tuner.led_left(repaired)
             if left <= _LED_LEFT:
                 break
-            dose = replace(dose, unlike=_HARDER * dose.unlike)
-    if dose.tuned == "last layer" and left > _LED_ENOUGH:
+    if dose.hallucinated and left > _LED_ENOUGH:
         repaired = tuner.held_back(repaired, dose)
     return Repaired(repaired, stopped="; ".join(tuner.told), epochs=tuple(tuner.epochs))
 
@@ -304,7 +308,7 @@ class _Tuner:
         harmed = self._harms(learned.network, "after learning anew")
         return None if harmed else learned.network
 
-    def with_caution(self, dose: Dose | None) -> nn.Module:
+    def with_caution(self, dose: Dose | None = None) -> nn.Module:
         """The BadNet, to which nothing points; tuned if there is a dose for its last layer."""
         if dose is None or dose.part(self._badnet, self._evidence) is None:
             self.told.append("of so few images nothing is unlearned without a reason")
@@ -493,10 +497,10 @@ def _evidence(
     normed: bool,
     generator: torch.Generator,
     progress: Progress,
-) -> tuple[Evidence, Dose | None]:
-    """What points to a backdoor, and how hard it is gone against.
+) -> tuple[Evidence, tuple[Dose, ...]]:
+    """What points to a backdoor, and how hard it is gone against, round by round.
 
-    None where nothing points to one and images are too few for anything.
+    Not at all where nothing points to one and images are too few for anything.
     """
     probes = random_probes(tuning.specification.size)
     weights = surely_misled(suspect, tuning, probes, generator=generator)
@@ -508,19 +512,19 @@ def _evidence(
     if few and enough and not suspicious.any():
         suspicious = found.weakly_suspicious
     next_likely = torch.zeros_like(suspicious)
-    dose: Dose | None = _RELEARNED if many and normed else _UNTARGETED
+    rounds = _ROUNDS * (_RELEARNED if many and normed else _UNTARGETED,)
     if suspicious.any():
         first = found.scores.argsort(descending=True, stable=True)[: int(_NEXT * classes)]
         next_likely[first] = (found.scores[first] > 0) & ~suspicious[first]
-        dose = _TARGETED_OF_FEW if few else _TARGETED
+        rounds = _TARGETED_OF_FEW if few else _ROUNDS * (_TARGETED,)
         if len(tuning) < classes:
-            dose = _TARGETED_OF_FEWER
+            rounds = _TARGETED_OF_FEWER
     elif few and enough:
         next_likely[found.led.argsort(descending=True, stable=True)[:_CAUTION]] = True
-        pursued, dose = next_likely.float(), _CAUTIOUS
+        pursued, rounds = next_likely.float(), (_CAUTIOUS,)
     elif few:
-        dose = None
-    return Evidence(found.universal, weights, pursued, suspicious, next_likely), dose
+        rounds = ()
+    return Evidence(found.universal, weights, pursued, suspicious, next_likely), rounds
 
 
 def _told(found: Sequence[Found]) -> str:
