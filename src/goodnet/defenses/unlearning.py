@@ -56,7 +56,7 @@ class Dose:
             leads the network tuned to a label that is unlearned.
         unlike: Weight of not answering as the BadNet is misled to.
         tuned: All weights; those of the last layer, so that little is learned by heart; or of
-            these the ones that unlearned labels are told by, where no clean image shows the others.
+            these the ones that unlearned labels are told by, so that no two others are mistaken.
         effort: Factor of the learning rate and of the least number of steps.
         brightness: Of the augmentation; None leaves it.
         hallucinated: Weight of features that stand for further images; 0 where all weights are
