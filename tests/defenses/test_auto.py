@@ -503,6 +503,7 @@ def test_rounds_of_few_images_begin_gently() -> None:
     pressing = [dose.unlike / dose.hallucinated for dose in _TARGETED_OF_FEW]
     assert pressing == sorted(pressing)
     assert _CAUTIOUS.unlike / _CAUTIOUS.hallucinated < pressing[0]
+    assert _CAUTIOUS.unlike < min(dose.unlike for dose in _TARGETED_OF_FEW)
 
 
 @pytest.mark.parametrize(
