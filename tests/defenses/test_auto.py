@@ -495,6 +495,9 @@ def test_of_few_images_each_round_presses_harder_while_much_is_left(
     found = shortly_repaired(nn.Sequential(nn.Flatten(), nn.Linear(4, CLASSES)).eval())
     assert tuple(given) == _TARGETED_OF_FEW[:enough_after]
     assert len(found.epochs) == len(given)
+    # What is tuned is told once, though it is tuned again.
+    assert found.stopped.count("only weights of 1 that tell of these labels are tuned") == 1
+    assert found.stopped.count("only weights of 1 are tuned") == (len(given) > 2)
 
 
 def test_rounds_of_few_images_begin_gently() -> None:

@@ -345,7 +345,8 @@ class _Tuner:
         hallucinations = None
         if part is not None:
             rows = "" if part.rows.all() else " that tell of these labels"
-            self.told.append(f"with few images only weights of {part.layer}{rows} are tuned")
+            told = f"with few images only weights of {part.layer}{rows} are tuned"
+            self.told += [told] if told not in self.told else []
             if dose.hallucinated:
                 hallucinations = Hallucinations(
                     self._badnet,
