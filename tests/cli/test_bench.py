@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from goodnet.bench import Task
 
 
 @pytest.mark.parametrize(
@@ -31,6 +34,31 @@ def test_data_that_is_not_there_is_named(goodnet: Callable[..., Any], tmp_path: 
     answer = goodnet("bench", "zoo", tmp_path / "gone", "--out", tmp_path / "zoo")
     assert answer.code == 2
     assert "gone: no such folder" in answer.err
+
+
+@pytest.mark.parametrize("quiet", [[], ["-q"]])
+def test_what_failed_is_told_without_progress_too(
+    goodnet: Callable[..., Any],
+    desk: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    quiet: list[str],
+) -> None:
+    def half(tasks: Sequence[Task], *, told: Callable[[Task, str], None], **_: Any) -> list[Task]:
+        first, second = tasks
+        told(first, "made")
+        told(second, "goodnet attack: it broke")
+        return [second]
+
+    monkeypatch.setattr(import_module("goodnet.cli.bench"), "make_zoo", half)
+    arguments = ["bench", "zoo", desk / "case", "--out", tmp_path / "zoo", "--width", "2", *quiet]
+    answer = goodnet(*arguments, "--only", "clean", "patch")
+    assert answer.code == 2
+    lines = answer.err.splitlines()
+    assert lines[-1].endswith("patch, seed 0: goodnet attack: it broke")
+    assert [line for line in lines[:-1] if line.endswith(": made")] == (
+        [] if quiet else ["1/2 clean, seed 0: made"]
+    )
 
 
 @pytest.mark.slow

@@ -107,6 +107,10 @@ def test_cells_are_made_in_processes_told_and_shown(
     assert files == ["small_cnn-2", "small_cnn-2.csv", "small_cnn-2.json", "small_cnn-2.md"]
     with (out / "small_cnn-2.csv").open() as file:
         assert [row["member"] for row in csv.DictReader(file)] == ["clean", "blend"]
+    quiet = goodnet(*arguments, "--jobs", "1", "-q")
+    assert quiet.code == 2
+    (line,) = quiet.err.splitlines()
+    assert "warp, seed 0, clp: goodnet bench: " in line
 
     shutil.rmtree(broken.parent)
     again = goodnet(*arguments, "--json")

@@ -95,6 +95,10 @@ def test_a_cell_that_fails_is_told_and_the_rest_goes_on(
     assert answer.code == 2
     assert "other.h5: " in answer.err
     assert "4 of 5 cells" in answer.out
+    quiet = goodnet("bench", "run", grid, "--out", "bench", "-q")
+    assert quiet.code == 2
+    (line,) = quiet.err.splitlines()
+    assert "other.h5: " in line
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,18 @@ from pathlib import Path
 from typing import get_args
 
 from goodnet.bench import Task, cores, make_zoo, members, read_zoo, zoo_tasks
+from goodnet.bench.tasks import MADE, THERE
 from goodnet.cases import Case, folder_case
 from goodnet.cli import attack, bench_paper, bench_repair, bench_run
 from goodnet.cli.exit_codes import BAD_INPUT, DONE
-from goodnet.cli.options import add_device, console_of, device_named, print_result, seed
+from goodnet.cli.options import (
+    add_device,
+    console_of,
+    device_named,
+    print_result,
+    problems_of,
+    seed,
+)
 from goodnet.cli.signals import as_interrupt
 from goodnet.errors import SettingsError
 from goodnet.files import write_text
@@ -90,7 +98,8 @@ def run_zoo(options: argparse.Namespace) -> int:
     def told(task: Task, what: str) -> None:
         nonlocal count
         count += 1
-        console.print(f"{count}/{len(tasks)} {task.member.name}, seed {task.seed}: {what}")
+        where = console if what in (MADE, THERE) else problems_of(console)
+        where.print(f"{count}/{len(tasks)} {task.member.name}, seed {task.seed}: {what}")
 
     with as_interrupt():
         failed = make_zoo(tasks, data=options.data, jobs=options.jobs, told=told)

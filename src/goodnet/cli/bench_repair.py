@@ -21,12 +21,14 @@ from goodnet.bench import (
     read_cells,
     risk_correlation,
 )
+from goodnet.bench.tasks import MADE, THERE
 from goodnet.cli.exit_codes import BAD_INPUT, DONE
 from goodnet.cli.options import (
     add_device,
     console_of,
     device_named,
     print_result,
+    problems_of,
     progress_bars,
     seed,
 )
@@ -147,7 +149,8 @@ def run(options: argparse.Namespace) -> int:
         nonlocal count
         count += 1
         name = f"{task.member}, seed {task.seed}, {task.method}"
-        console.print(f"{count}/{len(tasks)} {name}: {what}")
+        where = console if what in (MADE, THERE) else problems_of(console)
+        where.print(f"{count}/{len(tasks)} {name}: {what}")
 
     failed: list[CellTask] = []
     if not options.show:

@@ -22,7 +22,7 @@ from goodnet.bench.runners import LocalProcesses, Runner, extra
 from goodnet.bench.tidy import Tidy, tidy, tidy_csv, tidy_parquet
 from goodnet.bench.works import WORKS
 from goodnet.cli.exit_codes import BAD_INPUT, DONE
-from goodnet.cli.options import console_of
+from goodnet.cli.options import console_of, problems_of
 from goodnet.cli.signals import as_interrupt
 from goodnet.errors import SettingsError
 from goodnet.files import write_bytes, write_text
@@ -113,7 +113,7 @@ def progress_table(console: Console) -> Iterator[Told]:
             nonlocal begun
             begun = True
             if failure is not None:
-                live.console.print(f"{_named(failure.cell)}: {failure.problem}")
+                problems_of(live.console).print(f"{_named(failure.cell)}: {failure.problem}")
             live.update(_state_table(state), refresh=console.is_terminal)
 
         try:

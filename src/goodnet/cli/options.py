@@ -263,7 +263,16 @@ def read_set(path: Path, size: tuple[int, int, int], options: argparse.Namespace
 
 def console_of(options: argparse.Namespace) -> Console:
     """Where messages go: stderr, or nowhere with -q."""
-    return Console(stderr=True, quiet=options.quiet, highlight=False, markup=False, soft_wrap=True)
+    return _on_stderr(quiet=options.quiet)
+
+
+def problems_of(console: Console) -> Console:
+    """Where it is told that a part failed and the rest goes on: `console`; with -q stderr too."""
+    return _on_stderr(quiet=False) if console.quiet else console
+
+
+def _on_stderr(*, quiet: bool) -> Console:
+    return Console(stderr=True, quiet=quiet, highlight=False, markup=False, soft_wrap=True)
 
 
 def print_result(options: argparse.Namespace, result: object, *tables: object) -> None:
