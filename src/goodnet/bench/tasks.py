@@ -72,6 +72,11 @@ class Processes:
                 process.kill()
 
 
+def went_wrong(what: str) -> bool:
+    """Whether `what` became of a task is neither `made` nor `there`."""
+    return what not in (MADE, THERE)
+
+
 def make_all(
     tasks: Sequence[Task],
     make: Callable[[Task, Processes], str],
@@ -97,7 +102,7 @@ def make_all(
             for finished in as_completed(futures):
                 what = finished.result()
                 told(futures[finished], what)
-                if what not in (MADE, THERE):
+                if went_wrong(what):
                     failed.append(futures[finished])
         except BaseException:
             for future in futures:

@@ -8,19 +8,12 @@ from pathlib import Path
 from typing import get_args
 
 from goodnet.bench import Task, cores, make_zoo, members, read_zoo, zoo_tasks
-from goodnet.bench.tasks import MADE, THERE
 from goodnet.cases import Case, folder_case
 from goodnet.cli import attack, bench_paper, bench_repair, bench_run
 from goodnet.cli.exit_codes import BAD_INPUT, DONE
-from goodnet.cli.options import (
-    add_device,
-    console_of,
-    device_named,
-    print_result,
-    problems_of,
-    seed,
-)
+from goodnet.cli.options import add_device, console_of, device_named, print_result, seed
 from goodnet.cli.signals import as_interrupt
+from goodnet.cli.telling import teller
 from goodnet.errors import SettingsError
 from goodnet.files import write_text
 from goodnet.networks import ARCHITECTURES
@@ -86,21 +79,17 @@ def run_zoo(options: argparse.Namespace) -> int:
     if options.jobs < 1:
         raise SettingsError("jobs", options.jobs, "give at least 1")
     device_named(options.device)
-    console = console_of(options)
     width = {} if options.width is None else {"width": options.width}
     case = folder_case(options.data, architecture=options.architecture, options=width)
     attack.check_network(case.recipe, None)
     seeds = list(dict.fromkeys(options.seeds))
     tasks = tasks_of(options, case, options.only, seeds)
     check_members(tasks, case)
-    count = 0
 
-    def told(task: Task, what: str) -> None:
-        nonlocal count
-        count += 1
-        where = console if what in (MADE, THERE) else problems_of(console)
-        where.print(f"{count}/{len(tasks)} {task.member.name}, seed {task.seed}: {what}")
+    def name(task: Task) -> str:
+        return f"{task.member.name}, seed {task.seed}"
 
+    told = teller(console_of(options), len(tasks), name)
     with as_interrupt():
         failed = make_zoo(tasks, data=options.data, jobs=options.jobs, told=told)
     # The table is of all that is there, also of earlier calls.

@@ -21,18 +21,17 @@ from goodnet.bench import (
     read_cells,
     risk_correlation,
 )
-from goodnet.bench.tasks import MADE, THERE
 from goodnet.cli.exit_codes import BAD_INPUT, DONE
 from goodnet.cli.options import (
     add_device,
     console_of,
     device_named,
     print_result,
-    problems_of,
     progress_bars,
     seed,
 )
 from goodnet.cli.signals import as_interrupt
+from goodnet.cli.telling import teller
 from goodnet.defenses import DEFENSES
 from goodnet.errors import SettingsError
 from goodnet.files import write_text
@@ -143,17 +142,13 @@ def run(options: argparse.Namespace) -> int:
     methods = list(dict.fromkeys(options.methods))
     seeds = list(dict.fromkeys(options.seeds))
     tasks = tasks_of(options, network, methods, names=options.only, seeds=seeds)
-    count = 0
 
-    def told(task: CellTask, what: str) -> None:
-        nonlocal count
-        count += 1
-        name = f"{task.member}, seed {task.seed}, {task.method}"
-        where = console if what in (MADE, THERE) else problems_of(console)
-        where.print(f"{count}/{len(tasks)} {name}: {what}")
+    def name(task: CellTask) -> str:
+        return f"{task.member}, seed {task.seed}, {task.method}"
 
     failed: list[CellTask] = []
     if not options.show:
+        told = teller(console, len(tasks), name)
         with as_interrupt():
             failed = make_cells(tasks, data=options.data, jobs=options.jobs, told=told)
     # The table is of all that is there, also of earlier calls.

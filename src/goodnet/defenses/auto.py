@@ -346,7 +346,8 @@ class _Tuner:
         if part is not None:
             rows = "" if part.rows.all() else " that tell of these labels"
             told = f"with few images only weights of {part.layer}{rows} are tuned"
-            self.told += [told] if told not in self.told else []
+            if told not in self.told:
+                self.told.append(told)
             if dose.hallucinated:
                 hallucinations = Hallucinations(
                     self._badnet,
