@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,10 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
+from goodnet.data.images import ImageSet
 from goodnet.data.roles import CleanData, PoisonedData, TestData
-from goodnet.detector import GoodNet, calibrated, disagreements, shared_pair
+from goodnet.detector import (
+    GoodNet,
+    calibrated,
+    feature_distance,
+    shared_pair,
+    signs_of,
+    signs_of_tuned,
+)
 from goodnet.errors import SettingsError
 from goodnet.evaluate import BUDGETS, goodnet_curve, labels_given, measured_curve
+from goodnet.formats.specification import InputSpecification
 from goodnet.networks.layers import Rescale
 from goodnet.results import GoodNetCurve, from_json, to_json
 from goodnet.surgery import prune_channels
@@ -83,9 +93,12 @@ def test_disagreement_is_a_difference_of_log_probabilities() -> None:
     likely = torch.log_softmax(trusted, 1)
     expected = [float(likely[0, 1] - likely[0, 0]), 0.0]
     goodnet = goodnet_of_scores()
-    found = goodnet.disagreement(inputs_of(suspicious, trusted))
-    assert found.tolist() == pytest.approx(expected)
-    assert goodnet(inputs_of(suspicious, trusted))[0].tolist() == [N, 1]
+    images = inputs_of(suspicious, trusted)
+    two = ImageSet("two", (2 * N, 1, 1), images, torch.zeros(2, dtype=torch.int64))
+    found = signs_of(goodnet, TestData(two, InputSpecification((2 * N, 1, 1))))
+    assert found.disagreement.tolist() == pytest.approx(expected)
+    assert found.distance is None
+    assert goodnet(images)[0].tolist() == [N, 1]
 
 
 def test_a_threshold_tolerates_disagreement_up_to_it() -> None:
@@ -188,7 +201,7 @@ def test_of_held_out_and_tuned_images_half_of_the_budget_may_be_flagged(
 ) -> None:
     goodnet, data = quarrelling
     # Held out are the ten of fifty on which the networks disagree least.
-    order = disagreements(goodnet, data).argsort()
+    order = signs_of(goodnet, data).disagreement.argsort()
     held_out, tuned = (
         CleanData(data.images.select(part), data.specification) for part in order.split([10, 40])
     )
@@ -225,6 +238,101 @@ def test_calibration_leaves_the_goodnet_as_it_was(
         assert float(calibrated(goodnet, data, false_alarms=0.0).threshold) > 0
     with pytest.raises(SettingsError, match=r"false_alarms is 1\.5"):
         calibrated(goodnet, data, false_alarms=1.5)
+
+
+# --- features unlike those of clean inputs --------------------------------------------
+
+
+@pytest.fixture
+def agreeing(noise: Callable[..., CleanData]) -> tuple[GoodNet, CleanData, CleanData]:
+    """A GoodNet of two equal networks that asks for distances, and clean inputs, ten held out."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 6), nn.ReLU(), nn.Linear(6, N)).eval()
+    clean = noise((3, 2, 2), 90)
+    tuned, held_out = (
+        CleanData(clean.images.select(part), clean.specification)
+        for part in torch.arange(90).split([80, 10])
+    )
+    distance = feature_distance(network, tuned)
+    assert distance is not None
+    return GoodNet(network, network, distance=distance), tuned, held_out
+
+
+def test_what_is_unlike_clean_inputs_is_flagged_where_both_networks_agree(
+    agreeing: tuple[GoodNet, CleanData, CleanData],
+) -> None:
+    goodnet, tuned, held_out = agreeing
+    strict = calibrated(goodnet, held_out, tuned, false_alarms=0.0)
+    assert float(strict.threshold) == 0.0
+    odd = 20.0 * held_out.pixels()
+    for inputs, flagged in ((held_out.pixels(), False), (tuned.pixels(), False), (odd, True)):
+        label, scores = strict(inputs)
+        assert ((label == N) == flagged).all()
+        assert torch.equal(scores.argmax(1), label)
+    # Without a limit nothing is too far.
+    label, _ = goodnet(odd)
+    assert not (label == N).any()
+
+
+def test_disagreement_is_flagged_as_before_where_features_are_like_clean_ones(
+    lamps: nn.Sequential, clean: CleanData, poisoned: PoisonedData
+) -> None:
+    repaired = prune_channels(lamps, "pool", torch.tensor([3]))
+    plain = GoodNet(lamps, repaired)
+    both = GoodNet(lamps, repaired, distance=feature_distance(lamps, clean), limit=1e9)
+    for data in (clean, poisoned):
+        for mine, other in zip(both(data.pixels()), plain(data.pixels()), strict=True):
+            assert torch.equal(mine, other)
+
+
+@pytest.mark.parametrize("budget", [0.0, 0.05, 0.2, 0.4])
+def test_distances_spend_half_of_the_budget_at_most(
+    agreeing: tuple[GoodNet, CleanData, CleanData], budget: float
+) -> None:
+    goodnet, tuned, held_out = agreeing
+    strict = calibrated(goodnet, held_out, tuned, false_alarms=budget)
+    assert int((labels_given(strict, held_out) == N).sum()) <= int(5 * budget)
+    signs = signs_of(goodnet, held_out), signs_of_tuned(goodnet, tuned)
+    distances = torch.cat([each.distance for each in signs if each.distance is not None])
+    assert len(distances) == 90
+    limit = float(strict.limit)
+    beyond = int((distances > limit).sum())
+    # The smallest limit that keeps to it: of all, or of those held out.
+    held_out_beyond = int((distances[:10] >= limit).sum())
+    assert beyond <= int(45 * budget + 1e-9)
+    assert beyond == int(45 * budget + 1e-9) or held_out_beyond > int(5 * budget)
+    (row,) = (
+        row
+        for row in goodnet_curve(goodnet, held_out, tuned, budget=budget).rows
+        if row.budget == budget
+    )
+    assert row.threshold == float(strict.threshold)
+    assert row.distance == pytest.approx(limit)
+
+
+def test_the_curve_measures_distances_too(
+    agreeing: tuple[GoodNet, CleanData, CleanData],
+) -> None:
+    goodnet, tuned, held_out = agreeing
+    test = TestData(held_out.images, held_out.specification)
+    odd = PoisonedData(
+        replace(held_out.images, pixels=20.0 * held_out.pixels()), held_out.specification, "odd"
+    )
+    curve = goodnet_curve(goodnet, held_out, tuned, budget=0.2)
+    for row in measured_curve(curve, goodnet, test, [odd]).rows:
+        strict = calibrated(goodnet, held_out, tuned, false_alarms=row.budget)
+        assert row.flagged is not None
+        assert row.test_false_alarm_rate is not None
+        assert row.flagged["odd"].count == 10
+        assert row.test_false_alarm_rate.count == int((labels_given(strict, test) == N).sum())
+        assert row.test_false_alarm_rate.count == row.false_alarm_rate.count
+
+
+def test_a_network_without_a_linear_layer_at_its_end_has_no_distance(clean: CleanData) -> None:
+    for network in (nn.Sequential(nn.Flatten(), nn.Linear(12, N), nn.Tanh()), Scores(0)):
+        assert feature_distance(network, clean) is None
+    one = CleanData(clean.images.select(torch.arange(1)), clean.specification)
+    assert feature_distance(nn.Sequential(nn.Flatten(), nn.Linear(12, N)), one) is None
 
 
 # --- the shared trunk ----------------------------------------------------------------

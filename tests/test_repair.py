@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from goodnet.answers import accuracy_of
-from goodnet.data.roles import Batches, CleanData, PoisonedData
+from goodnet.data.roles import CleanData, PoisonedData
 from goodnet.defenses import DEFENSES, DefenseSettings
 from goodnet.detector import GoodNet, calibrated
 from goodnet.errors import SettingsError
@@ -177,7 +177,7 @@ def test_the_goodnet_is_calibrated_on_the_held_out_part_and_the_rest_on_request(
     asked: list[tuple[int, int]] = []
 
     def watched(
-        goodnet: GoodNet, held_out: Batches, tuned: Batches, *, false_alarms: float
+        goodnet: GoodNet, held_out: CleanData, tuned: CleanData, *, false_alarms: float
     ) -> GoodNet:
         asked.append((len(held_out), len(tuned)))
         return calibrated(goodnet, held_out, tuned, false_alarms=false_alarms)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
 
 from goodnet.answers import device_of
-from goodnet.data.roles import Batches
-from goodnet.errors import NotTraceableError, SettingsError
+from goodnet.data.roles import Batches, CleanData
+from goodnet.defenses.last_layer import features_of, last_linear
+from goodnet.errors import NotTraceableError, SettingsError, SurgeryError
+from goodnet.familiarity import FeatureDistance, distances_by_folds
 from goodnet.graph import input_node, layer_of, module_of, output_node, trace, without_softmax
 
 
@@ -19,44 +22,60 @@ class GoodNet(nn.Module):
 
     How much they disagree on an input is how much less likely B′ finds B's label than
     its own, as a difference of log-probabilities: 0 just where they agree. An input is
-    called backdoored where that is above `threshold`; 0 is the plain rule.
+    called backdoored where that is above `threshold`; 0 is the plain rule. With a `distance`
+    it is also where B's features are further than `limit` from those of clean inputs: a backdoor
+    that B′ still has shows there too.
 
     Args:
         badnet: B, left as it is.
         repaired: B′, left as it is.
         threshold: Log-probability by which they may differ, at least 0.
+        distance: Of features of B, which are what its last layer, a linear one, is given.
+        limit: The distance they may have.
 
     Shape: (batch, channel, height, width) to `label` int64 (batch,) in 0…N and `scores`
     (batch, N + 1), probabilities that agree with the label.
 
-    Source: the N + 1 rule of the CSAW-HackML-2020 exercise. Departure: the threshold.
+    Source: the N + 1 rule of the CSAW-HackML-2020 exercise. Departures: the threshold, the
+    distance.
     """
 
     threshold: Tensor
+    limit: Tensor
 
-    def __init__(self, badnet: nn.Module, repaired: nn.Module, *, threshold: float = 0.0) -> None:
+    def __init__(
+        self,
+        badnet: nn.Module,
+        repaired: nn.Module,
+        *,
+        threshold: float = 0.0,
+        distance: FeatureDistance | None = None,
+        limit: float = math.inf,
+    ) -> None:
         super().__init__()
         if not 0.0 <= threshold < math.inf:
             raise SettingsError("threshold", threshold, "give a number of at least 0")
-        self.pair = shared_pair(badnet, repaired)
+        self.pair = shared_pair(badnet, repaired, features=distance is not None)
+        self.distance = distance
         self.register_buffer("threshold", torch.tensor(float(threshold)))
+        self.register_buffer("limit", torch.tensor(float(limit)))
         self.eval()
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
-        suspicious, trusted = self.pair(images)
+        suspicious, trusted, *features = self.pair(images)
         label = trusted.argmax(1)
         excess = _disagreement(suspicious, trusted) - self.threshold
         backdoored = excess > 0
+        if self.distance is not None:
+            unlike = self.distance(*features) > self.limit
+            backdoored = backdoored | unlike
+            excess = torch.where(unlike, excess.clamp(min=0.0), excess)
         classes = trusted.shape[1]
         label = torch.where(backdoored, torch.full_like(label, classes), label)
         # The score of class N exceeds the best of the others just where the label is N.
         margin = torch.where(backdoored, _MARGIN, -_MARGIN)
         last = trusted.amax(1) + excess + margin
         return label, torch.softmax(torch.cat([trusted, last[:, None]], 1), dim=1)
-
-    def disagreement(self, images: Tensor) -> Tensor:
-        """How much less likely B′ finds B's label than its own, float32 (batch,), at least 0."""
-        return _disagreement(*self.pair(images))
 
 
 # Keeps the score of class N apart from the best of the others.
@@ -75,32 +94,109 @@ def _disagreement(suspicious: Tensor, trusted: Tensor) -> Tensor:
 _OF_ALL = 0.5
 """Share of a budget that all clean images together keep to: on those that a repair was tuned on it
 errs less than on others; see docs/results.md."""
+_OF_DISTANCE = 0.5
+"""Share of a budget that distances may spend."""
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What a GoodNet lets pass.
+
+    Attributes:
+        disagreement: Difference of log-probabilities.
+        distance: Of B's features from those of clean inputs; None where it is not asked for.
+    """
+
+    disagreement: float
+    distance: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class Signs:
+    """What speaks for a trigger, input by input.
+
+    Attributes:
+        disagreement: How much less likely B′ finds B's label than its own, float32 (n,), at least
+            0; see `GoodNet`.
+        distance: Of B's features from those of clean inputs, float32 (n,); None where the GoodNet
+            does not ask for it, or they are too few to tell.
+    """
+
+    disagreement: Tensor
+    distance: Tensor | None
+
+    def flagged(self, thresholds: Thresholds) -> Tensor:
+        """Which inputs a GoodNet of these thresholds calls backdoored, bool (n,)."""
+        return self.disagreement_or_unlike(thresholds.distance) > thresholds.disagreement
+
+    def disagreement_or_unlike(self, limit: float | None) -> Tensor:
+        """Their disagreement, infinite where the distance is above `limit`, float32 (n,)."""
+        if self.distance is None or limit is None:
+            return self.disagreement
+        return self.disagreement.masked_fill(self.distance > limit, math.inf)
+
+
+def feature_distance(network: nn.Module, clean: CleanData) -> FeatureDistance | None:
+    """The distance of features of `network` from those of `clean`.
+
+    None where no linear layer is found to end it, or there are fewer than two clean inputs.
+    """
+    if len(clean) < 2:
+        return None
+    try:
+        return FeatureDistance(features_of(network, last_linear(network), clean))
+    except (NotTraceableError, SurgeryError):
+        return None
 
 
 def calibrated(
-    goodnet: GoodNet, held_out: Batches, tuned: Batches | None = None, *, false_alarms: float
+    goodnet: GoodNet, held_out: CleanData, tuned: CleanData | None = None, *, false_alarms: float
 ) -> GoodNet:
     """A GoodNet whose false alarms on clean data are within a budget.
 
     Args:
         goodnet: Left as it is.
         held_out: Clean inputs that neither network was tuned on.
-        tuned: Clean inputs that B′ was tuned on. Held-out ones are often too few to tell a rate of
-            1 %, so of all together no more than half of the budget may be called backdoored.
+        tuned: Clean inputs that B′ was tuned on, and that the distance was fitted to. Held-out
+            ones are often too few to tell a rate of 1 %, so of all together no more than half of
+            the budget may be called backdoored by disagreement, and as many by distance.
         false_alarms: Largest share of the held-out ones that may be called backdoored.
     """
+    others = None if tuned is None else signs_of_tuned(goodnet, tuned)
+    thresholds = thresholds_within(false_alarms, signs_of(goodnet, held_out), others)
     result = copy.deepcopy(goodnet)
-    values = [disagreements(goodnet, each) for each in (held_out, tuned) if each is not None]
-    result.threshold.fill_(threshold_within(false_alarms, *values))
+    result.threshold.fill_(thresholds.disagreement)
+    result.limit.fill_(math.inf if thresholds.distance is None else thresholds.distance)
     return result
 
 
+def signs_of(goodnet: GoodNet, data: Batches) -> Signs:
+    """What speaks for a trigger in each input of `data`."""
+    disagreement, features = _asked(goodnet, data)
+    if goodnet.distance is None:
+        return Signs(disagreement, None)
+    with torch.no_grad():
+        return Signs(disagreement, goodnet.distance(features.to(device_of(goodnet))).cpu())
+
+
+def signs_of_tuned(goodnet: GoodNet, tuned: CleanData) -> Signs:
+    """The same of the inputs that the distance was fitted to, each measured by a fit to others."""
+    disagreement, features = _asked(goodnet, tuned)
+    if goodnet.distance is None:
+        return Signs(disagreement, None)
+    return Signs(disagreement, distances_by_folds(features, tuned))
+
+
 @torch.no_grad()
-def disagreements(goodnet: GoodNet, data: Batches) -> Tensor:
-    """How much B and B′ disagree on each input, float32 (n,); see `GoodNet`."""
+def _asked(goodnet: GoodNet, data: Batches) -> tuple[Tensor, Tensor]:
+    """The disagreement on each input, and B's features where the GoodNet asks for them."""
     device = device_of(goodnet)
-    values = [goodnet.disagreement(x.to(device)).cpu() for x, _ in data.batches(256)]
-    return torch.cat([torch.empty(0), *values])
+    disagreements, features = [torch.empty(0)], [torch.empty(0)]
+    for inputs, _ in data.batches(256):
+        suspicious, trusted, *given = goodnet.pair(inputs.to(device))
+        disagreements.append(_disagreement(suspicious, trusted).cpu())
+        features = [*features, *(each.float().cpu() for each in given)]
+    return torch.cat(disagreements), torch.cat(features)
 
 
 def allowed_by(false_alarms: float, images: int) -> int:
@@ -121,18 +217,29 @@ def threshold_for(values: Tensor, false_alarms: float) -> float:
     return float(values.sort(descending=True).values[min(allowed, len(values) - 1)])
 
 
-def threshold_within(false_alarms: float, held_out: Tensor, tuned: Tensor | None = None) -> float:
-    """The threshold by which `calibrated` keeps to a budget.
+def thresholds_within(
+    false_alarms: float, held_out: Signs, tuned: Signs | None = None
+) -> Thresholds:
+    """The thresholds by which `calibrated` keeps to a budget.
+
+    Distances may spend half of it, disagreement what they leave of held-out inputs.
 
     Args:
         false_alarms: The budget.
-        held_out: Disagreements on inputs held out, float32 (n,).
-        tuned: Those on inputs that B′ was tuned on.
+        held_out: Of inputs held out.
+        tuned: Of those that B′ was tuned on.
     """
-    threshold = threshold_for(held_out, false_alarms)
-    if tuned is None:
-        return threshold
-    return max(threshold, threshold_for(torch.cat([held_out, tuned]), _OF_ALL * false_alarms))
+    limit = None
+    if held_out.distance is not None:
+        parts = [held_out.distance]
+        if tuned is not None and tuned.distance is not None:
+            parts.append(torch.cat([held_out.distance, tuned.distance]))
+        limit = max(threshold_for(part, _OF_DISTANCE * false_alarms) for part in parts)
+    threshold = threshold_for(held_out.disagreement_or_unlike(limit), false_alarms)
+    if tuned is not None:
+        every = torch.cat([held_out.disagreement, tuned.disagreement])
+        threshold = max(threshold, threshold_for(every, _OF_ALL * false_alarms))
+    return Thresholds(threshold, limit)
 
 
 class _Both(nn.Module):
@@ -146,11 +253,17 @@ class _Both(nn.Module):
         return self.badnet(images), self.repaired(images)
 
 
-def shared_pair(badnet: nn.Module, repaired: nn.Module) -> nn.Module:
+def shared_pair(badnet: nn.Module, repaired: nn.Module, *, features: bool = False) -> nn.Module:
     """A network that gives the logits of both, computing once what is the same in both.
 
     Layers are shared from the input on for as long as they are of one kind, with
     settings and weights that are equal bit for bit.
+
+    Args:
+        badnet: B.
+        repaired: B′.
+        features: Whether it gives thirdly what B's last layer is given; that must be a linear one
+            and B traceable.
     """
     try:
         first, second = (
@@ -178,7 +291,9 @@ def shared_pair(badnet: nn.Module, repaired: nn.Module) -> nn.Module:
             None,
         )
         theirs[node] = twin or _add(root, graph, second, node, theirs, "repaired")
-    graph.output((ours[output_node(first)], theirs[output_node(second)]))
+    answers = (ours[output_node(first)], theirs[output_node(second)])
+    given = tuple(ours[output_node(first).all_input_nodes[0]] for _ in range(features))
+    graph.output(answers + given)
     return fx.GraphModule(root, graph).eval()
 
 

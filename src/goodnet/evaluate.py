@@ -9,8 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from goodnet.answers import device_of
-from goodnet.data.roles import Batches, PoisonedData, TestData
-from goodnet.detector import GoodNet, disagreements, threshold_within
+from goodnet.data.roles import Batches, CleanData, PoisonedData, TestData
+from goodnet.detector import (
+    GoodNet,
+    Thresholds,
+    signs_of,
+    signs_of_tuned,
+    thresholds_within,
+)
 from goodnet.modes import evaluating
 from goodnet.results import FlaggedRow, GoodNetCurve, NetworkRow, PoisonedRow, Rate
 
@@ -109,23 +115,28 @@ def attack_success_rate(given: Tensor, data: PoisonedData, classes: int | None =
 
 
 def goodnet_curve(
-    goodnet: GoodNet, held_out: Batches, tuned: Batches | None = None, *, budget: float | None
+    goodnet: GoodNet, held_out: CleanData, tuned: CleanData | None = None, *, budget: float | None
 ) -> GoodNetCurve:
     """What calibrating the GoodNet to each budget of false alarms would flag of held-out images.
 
     Args:
-        goodnet: Its own threshold plays no part.
+        goodnet: Its own thresholds play no part.
         held_out: Clean inputs that neither network was tuned on.
         tuned: Those that B′ was tuned on; see `goodnet.detector.calibrated`.
         budget: The one it was calibrated to, which is a row too; None for the plain rule.
     """
-    values = disagreements(goodnet, held_out)
-    others = None if tuned is None else disagreements(goodnet, tuned)
+    signs = signs_of(goodnet, held_out)
+    others = None if tuned is None else signs_of_tuned(goodnet, tuned)
     budgets = sorted({*BUDGETS, *(() if budget is None else (budget,))})
-    thresholds = [threshold_within(each, values, others) for each in budgets]
+    chosen = [thresholds_within(each, signs, others) for each in budgets]
     rows = [
-        FlaggedRow(each, threshold, rate(values > threshold))
-        for each, threshold in zip(budgets, thresholds, strict=True)
+        FlaggedRow(
+            each,
+            thresholds.disagreement,
+            rate(signs.flagged(thresholds)),
+            distance=thresholds.distance,
+        )
+        for each, thresholds in zip(budgets, chosen, strict=True)
     ]
     return GoodNetCurve(budget=budget, rows=tuple(rows))
 
@@ -134,17 +145,19 @@ def measured_curve(
     curve: GoodNetCurve, goodnet: GoodNet, test: TestData, poisoned: Sequence[PoisonedData]
 ) -> GoodNetCurve:
     """The curve with what its thresholds flag of test and poisoned sets; they choose nothing."""
-    clean = disagreements(goodnet, test)
-    triggered = {data.name: disagreements(goodnet, data) for data in poisoned}
-    rows = [
-        replace(
-            row,
-            test_false_alarm_rate=rate(clean > row.threshold),
-            flagged={name: rate(values > row.threshold) for name, values in triggered.items()}
-            or None,
+    clean = signs_of(goodnet, test)
+    triggered = {data.name: signs_of(goodnet, data) for data in poisoned}
+    rows = []
+    for row in curve.rows:
+        thresholds = Thresholds(row.threshold, row.distance)
+        flagged = {name: rate(signs.flagged(thresholds)) for name, signs in triggered.items()}
+        rows.append(
+            replace(
+                row,
+                test_false_alarm_rate=rate(clean.flagged(thresholds)),
+                flagged=flagged or None,
+            )
         )
-        for row in curve.rows
-    ]
     return replace(curve, rows=tuple(rows))
 
 

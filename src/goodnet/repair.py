@@ -10,7 +10,7 @@ from torch import nn
 from goodnet.answers import accuracy_of
 from goodnet.data.roles import CleanData, require_clean
 from goodnet.defenses import DEFENSES, DefenseSettings, Repaired, own_settings
-from goodnet.detector import GoodNet, calibrated
+from goodnet.detector import GoodNet, calibrated, feature_distance
 from goodnet.errors import SettingsError
 from goodnet.evaluate import goodnet_curve, labels_given, rate
 from goodnet.results import RepairResult
@@ -59,7 +59,8 @@ def repair(
     repaired = DEFENSES[method](
         network, tuning, held_out, settings, generator=generator, progress=progress
     )
-    goodnet = GoodNet(network, repaired.network)
+    distance = None if false_alarms is None else feature_distance(network, tuning)
+    goodnet = GoodNet(network, repaired.network, distance=distance)
     if false_alarms is not None:
         goodnet = calibrated(goodnet, held_out, tuning, false_alarms=false_alarms)
     seconds = time.perf_counter() - start
@@ -85,6 +86,7 @@ def repair(
         valid_accuracy_after=accuracy_of(repaired.network, held_out),
         false_alarm_rate=rate(labels_given(goodnet, held_out) == classes),
         goodnet_threshold=float(goodnet.threshold),
+        goodnet_distance=None if goodnet.distance is None else float(goodnet.limit),
         channels_pruned=sum(len(each.channels) for each in repaired.pruned),
         layer=repaired.pruned[0].layer if len(repaired.pruned) == 1 else None,
         epochs=repaired.epochs,

@@ -222,6 +222,7 @@ class FlaggedRow:
     Attributes:
         budget: Share of false alarms on the held-out images that the threshold allows.
         threshold: The GoodNet's, as a difference of log-probabilities.
+        distance: How far B's features may be from those of clean inputs, where that is asked for.
         false_alarm_rate: Held-out clean images flagged.
         test_false_alarm_rate: Clean test images flagged, where any were given.
         flagged: By poisoned set, its images flagged; measured when all was decided.
@@ -229,6 +230,7 @@ class FlaggedRow:
 
     budget: float
     threshold: float
+    distance: float | None = field(default=None, kw_only=True)
     false_alarm_rate: Rate
     test_false_alarm_rate: Rate | None = None
     flagged: dict[str, Rate] | None = None
@@ -255,6 +257,7 @@ class RepairResult:
         valid_accuracy_before: B on the held-out part.
         valid_accuracy_after: B' on the held-out part.
         false_alarm_rate: Share of the held-out part that G flags.
+        goodnet_distance: How far from those of clean inputs G lets features be, where it asks.
         stopped: Why the defense stopped.
         channels_pruned: In all layers together.
         layer: The layer whose channels were pruned, where it is one.
@@ -275,6 +278,7 @@ class RepairResult:
     valid_accuracy_after: Rate
     false_alarm_rate: Rate
     goodnet_threshold: float
+    goodnet_distance: float | None = field(default=None, kw_only=True)
     channels_pruned: int
     # Not there in JSON where it is None, so reading needs a default.
     layer: str | None = field(default=None, kw_only=True)

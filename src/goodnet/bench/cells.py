@@ -277,7 +277,7 @@ class Answers:
     def to(self, data: Batches) -> tuple[Tensor, Tensor, Tensor]:
         """The labels that each gives, int64 (n,); those of G may be N."""
         before, after = labels_given(self._badnet, data), labels_given(self._repaired, data)
-        if float(self._goodnet.threshold) > 0:
+        if self._goodnet.distance is not None or float(self._goodnet.threshold) > 0:
             return before, after, labels_given(self._goodnet, data)
         # The plain rule needs no second pass through B and B′.
         return before, after, torch.where(before == after, after, self._classes)

@@ -138,6 +138,11 @@ def repair_table(result: RepairResult) -> Table:
         ),
         *((f"zero weights in {shown_name(row.layer)}", row.sparsity) for row in result.sparsity),
         ("GoodNet threshold", f"{result.goodnet_threshold:.4g}"),
+        *(
+            [("GoodNet distance", f"{result.goodnet_distance:.4g}")]
+            if result.goodnet_distance is not None
+            else []
+        ),
         ("epochs", str(len(result.epochs))),
         ("stopped because", shown_name(result.stopped, limit=200)),
         ("seconds", f"{result.seconds:.1f}"),
