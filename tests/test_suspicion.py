@@ -14,6 +14,7 @@ from goodnet.data.roles import CleanData
 from goodnet.formats.specification import InputSpecification
 from goodnet.probes import Suspect, Suspicion, suspicion
 from goodnet.probes.margins import clean_margins, largest_margins
+from goodnet.probes.shifts import Shifts
 
 SIZE = (3, 12, 12)
 CLASSES = 8
@@ -45,10 +46,10 @@ def grey(count: int = 80) -> CleanData:
     return CleanData(ImageSet("grey", SIZE, pixels, labels), InputSpecification(SIZE))
 
 
-def suspected(pull: float, *, seed: int = 0, most_labels: int = 64) -> Suspicion:
+def suspected(pull: float, *, seed: int = 0, most_labels: int = 64, images: int = 80) -> Suspicion:
     return suspicion(
         Suspect(Levels(pull=pull), InputSpecification(SIZE)),
-        grey(),
+        grey(images),
         classes=CLASSES,
         most_labels=most_labels,
         generator=torch.Generator().manual_seed(seed),
@@ -86,20 +87,63 @@ def test_what_changed_images_get_is_a_mean_that_no_kind_drowns(found: Suspicion)
     assert int(found.led.argmax()) == TARGET
 
 
+class Told:
+    """Stands for `Shifts`, whose lengths are told."""
+
+    def __init__(self, lengths: list[float]) -> None:
+        self._lengths = torch.tensor(lengths)
+        self.shown = 0
+
+    def add(self, images: Tensor, said: Tensor, wrong: Tensor) -> None:
+        assert len(images) == len(said) == len(wrong)
+        self.shown += len(images)
+
+    def lengths(self) -> Tensor:
+        return self._lengths
+
+
 @pytest.mark.parametrize(
-    ("score", "times", "weakly"),
-    [(0.4, 4.0, True), (0.4, 2.0, False), (0.2, 4.0, False), (0.0, 40.0, False)],
+    ("longest", "unknown", "suspicious"),
+    [(8.2, 0, True), (7.8, 0, False), (8.2, 3, True), (8.2, 4, False)],
 )
-def test_a_weak_backdoor_is_suspected_where_score_and_answers_point_to_one_label(
-    found: Suspicion, score: float, times: float, weakly: bool
+def test_of_few_images_a_label_is_suspicious_by_its_shift(
+    monkeypatch: pytest.MonkeyPatch, longest: float, unknown: int, suspicious: bool
 ) -> None:
-    led = torch.full((CLASSES,), 9)
-    led[1] = round(10 * times) - 1
-    scores = torch.full((CLASSES,), 0.4)
-    scores[1] = score
-    universal = tuple(replace(each, led=led) for each in found.universal)
-    suspected = replace(found, universal=universal, scores=scores).weakly_suspicious
-    assert suspected.nonzero().flatten().tolist() == ([1] if weakly else [])
+    label, *others = suspected(0.0).counts.argsort(descending=True).tolist()
+    told = Told([2.0] * CLASSES)
+    told.lengths()[label] = longest
+    told.lengths()[others[:unknown]] = torch.nan
+    monkeypatch.setattr(Shifts, "of", lambda *_, **__: told)
+    found = suspected(0.0)
+    assert int(found.counts[label]) > 0
+    assert found.suspicious.nonzero().flatten().tolist() == ([label] if suspicious else [])
+    assert told.shown == 16 * found.tried
+    if suspicious:
+        assert float(found.scores[label]) == pytest.approx(longest / 8)
+        assert float(found.shifts[label]) == pytest.approx(longest / 2)
+
+
+def test_a_shift_to_a_label_that_no_change_leads_to_is_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    unled = int(suspected(0.0).counts.argmin())
+    told = Told([2.0] * CLASSES)
+    told.lengths()[unled] = 20.0
+    monkeypatch.setattr(Shifts, "of", lambda *_, **__: told)
+    found = suspected(0.0)
+    assert int(found.counts[unled]) == 0
+    assert not found.suspicious.any()
+
+
+@pytest.mark.parametrize(("images", "asked"), [(39, False), (40, True), (159, True), (160, False)])
+def test_shifts_are_asked_for_where_images_are_few_but_enough(
+    monkeypatch: pytest.MonkeyPatch, images: int, asked: bool
+) -> None:
+    told = Told([2.0] * CLASSES)
+    monkeypatch.setattr(Shifts, "of", lambda *_, **__: told)
+    found = suspected(0.0, images=images)
+    assert (told.shown > 0) == asked
+    assert found.shifts.isfinite().all() == asked
 
 
 def test_the_strongest_change_leads_to_its_label(found: Suspicion) -> None:

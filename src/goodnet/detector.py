@@ -11,10 +11,10 @@ from torch import Tensor, fx, nn
 
 from goodnet.answers import device_of
 from goodnet.data.roles import Batches, CleanData
-from goodnet.defenses.last_layer import features_of, last_linear
 from goodnet.errors import NotTraceableError, SettingsError, SurgeryError
 from goodnet.familiarity import FeatureDistance, distances_by_folds
 from goodnet.graph import input_node, layer_of, module_of, output_node, trace, without_softmax
+from goodnet.last_layer import features_of, last_linear
 
 
 class GoodNet(nn.Module):

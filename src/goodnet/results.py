@@ -641,6 +641,8 @@ class LabelScan:
         margin_deviations: Deviations of its largest margin above the labels' median, or of that
             over the largest of its own clean images if that is less; None where it was not
             searched, or no margin was found.
+        shift: How far off its clean images changed ones lie that get the label wrongly, all in one
+            direction, in shares of the median label's; None where it is not known.
     """
 
     label: int
@@ -649,6 +651,7 @@ class LabelScan:
     extents: dict[str, float | None]
     universal: Rate
     margin_deviations: float | None
+    shift: float | None = None
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Which labels are a backdoor's targets, by clean images alone.
 
 Two things flag a label. *Suspicion*: random changes lead many images there, and the network can be
-made surer of it than of others (see probes/suspicion.py). *Small changes*: a trigger turns images
+made surer of it than of others, or where clean images are few they all lead there for one reason
+(see probes/suspicion.py). *Small changes*: a trigger turns images
 of every class into the target and is itself small, so for each label the smallest change that
 makes the network say it of most images is searched for, in several kinds: a few pixels painted
 over, a faint pattern added, the image bent; a label is flagged where its change is smaller than
@@ -319,7 +320,7 @@ def _judged(
     probe, change = found[kind].probe, tried[kind]
     score = max(scores[kind], suspicious)
     by = _SUSPICION if suspicious > scores[kind] else probe.name
-    deviations = evidence.deviations[label]
+    deviations, shift = evidence.deviations[label], evidence.shifts[label]
     row = LabelScan(
         label=label + clean.specification.label_offset,
         score=score,
@@ -330,6 +331,7 @@ def _judged(
         },
         universal=Rate.of(int(evidence.counts[label]), evidence.tried),
         margin_deviations=float(deviations) if deviations.isfinite() else None,
+        shift=float(shift) if shift.isfinite() else None,
     )
     if score < 1.0:
         return _Judged(row)

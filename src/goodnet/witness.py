@@ -20,7 +20,7 @@ from goodnet.answers import accuracy_of, probabilities_of
 from goodnet.data.images import as_float
 from goodnet.data.roles import CleanData
 from goodnet.distillation import AUGMENTATION, student
-from goodnet.probes import Suspect, random_probes
+from goodnet.probes import ENOUGH, Suspect, random_probes
 from goodnet.results import Rate, UnsharedErrors
 from goodnet.training import Precision, Progress, no_progress
 
@@ -29,8 +29,6 @@ _SURER = 0.7
 _OF_CLEAN = 0.28
 """Share of the errors a network is sure of that are its own, from which it is flagged: a fifth
 more than any clean network had; see docs/results.md."""
-_IMAGES_A_CLASS = 5
-"""With fewer a student tells nothing."""
 _EACH, _AT_ONCE = 1024, 256
 """New changes of each kind that the networks are asked about, and how many at a time."""
 
@@ -109,7 +107,7 @@ def unshared_errors(
         generator: Draws the student's weights and lessons, images and changes.
         progress: Told what is being done.
     """
-    if len(clean) < _IMAGES_A_CLASS * classes:
+    if len(clean) < ENOUGH * classes:
         return None
     learned = student(
         network,

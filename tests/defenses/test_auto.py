@@ -207,7 +207,7 @@ def nothing_suspicious(*_: Any, classes: int, **__: Any) -> Suspicion:
     universal = tuple(
         universal_of(0, led=((most, 30, 20, 60) + classes * (0,))[:classes]) for most in (900, 0)
     )
-    return Suspicion(universal, nothing.to(torch.int64), nothing, nothing)
+    return Suspicion(universal, nothing.to(torch.int64), nothing, nothing, nothing)
 
 
 class TwoAnswers(nn.Module):
@@ -607,6 +607,17 @@ def test_as_a_precaution_the_last_layer_is_tuned_once_and_gently(
         assert same == (not name.startswith("3."))
 
 
+@pytest.mark.parametrize(("left", "lowered"), [(0.005, False), (0.006, True)])
+def test_after_the_precaution_logits_are_lowered_where_something_is_left(
+    monkeypatch: pytest.MonkeyPatch, left: float, lowered: bool
+) -> None:
+    monkeypatch.setattr(AUTO_MODULE, "suspicion", nothing_suspicious)
+    monkeypatch.setattr(AUTO_MODULE, "unshared_errors", lambda *_, **__: None)
+    monkeypatch.setattr(_Tuner, "led_left", lambda *_: left)
+    repaired = shortly_repaired(network_of(normed=False))
+    assert ("logits of unlearned labels are lowered" in repaired.stopped) == lowered
+
+
 def test_of_few_images_the_last_layer_is_tuned_of_fewer_than_labels_what_tells_of_the_unlearned(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -712,22 +723,6 @@ def test_where_nothing_points_to_a_label_two_are_unlearned_of_few_images(
         assert evidence.pursued.unique().tolist() == [0.0, 1.0]
 
 
-@pytest.mark.parametrize(("images", "suspicious"), [(20, [1]), (19, []), (80, [])])
-def test_of_few_images_a_label_is_suspected_of_a_weak_backdoor_too(
-    monkeypatch: pytest.MonkeyPatch, images: int, suspicious: list[int]
-) -> None:
-    def weakly(*_: Any, classes: int, **__: Any) -> Suspicion:
-        found = nothing_suspicious(classes=classes)
-        universal = (universal_of(0, led=(1, 100, 1, 1)),)
-        return replace(found, universal=universal, scores=torch.tensor([0.0, 0.4, 0.2, 0.0]))
-
-    monkeypatch.setattr(AUTO_MODULE, "suspicion", weakly)
-    evidence, rounds = evidence_from(numbered(0, images), classes=4)
-    assert evidence.suspicious.nonzero().flatten().tolist() == suspicious
-    assert not evidence.next_likely.any()
-    assert (rounds == _TARGETED_OF_FEW) == bool(suspicious)
-
-
 def evidence_from(clean: CleanData, *, classes: int) -> tuple[Evidence, tuple[Dose, ...]]:
     network = nn.Sequential(nn.Flatten(), nn.Linear(4, classes)).eval()
     return _evidence(
@@ -755,4 +750,4 @@ def spied_doses(monkeypatch: pytest.MonkeyPatch) -> list[Dose]:
 def pointing_to(scores: tuple[float, ...]) -> Callable[..., Suspicion]:
     """Stands for `suspicion`."""
     found = torch.tensor(scores, dtype=torch.float32)
-    return lambda *_, **__: Suspicion((), found.ceil().to(torch.int64), found, found)
+    return lambda *_, **__: Suspicion((), found.ceil().to(torch.int64), found, found, found)

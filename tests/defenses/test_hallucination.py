@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from goodnet.data.images import ImageSet
 from goodnet.data.roles import CleanData
 from goodnet.defenses.hallucination import Hallucinations, _differences
-from goodnet.defenses.last_layer import features_of
 from goodnet.errors import SurgeryError
 from goodnet.formats.specification import InputSpecification
+from goodnet.last_layer import features_of
 
 SIZE = (1, 1, 2)
 

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from goodnet.data.roles import CleanData
 from goodnet.defenses import DEFENSES, DefenseSettings, Repaired, tuning_of
-from goodnet.defenses.last_layer import last_linear
 from goodnet.defenses.sau import _divergence, _shared_change
 from goodnet.errors import SurgeryError
+from goodnet.last_layer import last_linear
 from goodnet.training import no_progress
 
 Parts = tuple[CleanData, CleanData]

@@ -20,10 +20,10 @@ made surer of that label than of others too (see probes/suspicion.py). Then
   a backdoor is passed on. Errors of which the BadNet is far surer than this student, or than the
   student has become meanwhile, are then unlearned in it. Of fewer images every change that misleads
   the BadNet is unlearned, and the right answer asked for;
-- with few images a label that weak evidence of two kinds points to is suspected too. Without one
-  little is done, since a clean network would only lose by it: the two labels that changed images
-  get most often are unlearned as a precaution, gently, which takes most of a weak backdoor to one
-  of them. Whether a student shares the network's errors is told all the same.
+- with few images little is done without such a label, since a clean network would only lose by it:
+  the two labels that changed images get most often are unlearned as a precaution, gently, which
+  takes most of a weak backdoor to one of them. Whether a student shares the network's errors is
+  told all the same.
 
 On clean images the network keeps to the BadNet's answers, and on changed ones too where these are
 not unlearned: what is not the backdoor's is not to change. Then what came out is asked. Where there
@@ -63,11 +63,13 @@ from goodnet.defenses.averaging import Average
 from goodnet.defenses.changes import Evidence, around
 from goodnet.defenses.exposure import exposure
 from goodnet.defenses.hallucination import Hallucinations
-from goodnet.defenses.last_layer import has_bias, lower
 from goodnet.defenses.repaired import DefenseSettings, Repaired
 from goodnet.defenses.unlearning import Dose, Unlearning
 from goodnet.distillation import AUGMENTATION, student
+from goodnet.last_layer import has_bias, lower
 from goodnet.probes import (
+    ENOUGH,
+    FEW,
     Found,
     Suspect,
     least_changes,
@@ -104,13 +106,11 @@ of losing so many is below the second."""
 _SEARCH_STEPS = 60
 _ANY = 8
 """Starts of the search for changes that make answers wrong in any way."""
-_FEW = 20
-"""With fewer images a class than this, right answers on changed images are learned by heart."""
 _MANY = 50
 """With so many a class a network with batch norms learns the BadNet's answers anew."""
-_IMAGES_A_CLASS, _CAUTION = 5, 2
-"""With so many images of each label, and no label that is suspicious, one to which a weak backdoor
-may lead is; without any, this many are unlearned as a precaution, those most often said wrongly."""
+_CAUTION = 2
+"""Where images are few but enough, and no label is suspicious, so many are unlearned as a
+precaution, those most often said wrongly."""
 _NEXT = 0.01
 """Share of all labels that is unlearned at least, the likeliest, where one is suspicious: of many
 labels a few cost little, and few changes lead to each."""
@@ -316,6 +316,8 @@ class _Tuner:
         else:
             what = "unlearning as a precaution"
             repaired = self.unlearned(self._badnet, self._badnet, dose, (), what=what)
+            if self.led_left(repaired) > _LED_ENOUGH:
+                repaired = self.held_back(repaired, dose)
         unshared = unshared_errors(
             self._badnet,
             self._tuning,
@@ -508,11 +510,9 @@ def _evidence(
     weights = surely_misled(suspect, tuning, probes, generator=generator)
     classes = suspect(torch.zeros(1, *tuning.specification.size)).shape[1]
     found = suspicion(suspect, tuning, classes=classes, generator=generator, progress=progress)
-    few, many = len(tuning) < _FEW * classes, len(tuning) >= _MANY * classes
-    enough = len(tuning) >= _IMAGES_A_CLASS * classes and classes > _CAUTION
+    few, many = len(tuning) < FEW * classes, len(tuning) >= _MANY * classes
+    enough = len(tuning) >= ENOUGH * classes and classes > _CAUTION
     pursued, suspicious = found.scores, found.suspicious
-    if few and enough and not suspicious.any():
-        suspicious = found.weakly_suspicious
     next_likely = torch.zeros_like(suspicious)
     rounds = _ROUNDS * (_RELEARNED if many and normed else _UNTARGETED,)
     if suspicious.any():

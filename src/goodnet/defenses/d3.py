@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from goodnet.data.roles import CleanData, require_clean
-from goodnet.defenses.last_layer import draw_anew, holding_norm, last_linear, weight_of
 from goodnet.defenses.repaired import DefenseSettings, Repaired
+from goodnet.last_layer import draw_anew, holding_norm, last_linear, weight_of
 from goodnet.training import Augmentation, Progress, TrainingSettings, train
 
 D3 = TrainingSettings(

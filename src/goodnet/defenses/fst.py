@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from goodnet.data.roles import CleanData, require_clean
-from goodnet.defenses.last_layer import draw_anew, holding_norm, last_linear, weight_of
 from goodnet.defenses.repaired import DefenseSettings, Repaired
+from goodnet.last_layer import draw_anew, holding_norm, last_linear, weight_of
 from goodnet.training import Augmentation, Progress, TrainingSettings, cross_entropy, train
 
 FST = TrainingSettings(

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from goodnet.answers import device_of
 from goodnet.data.roles import CleanData
-from goodnet.defenses.last_layer import features_of
 from goodnet.distillation import distilled
+from goodnet.last_layer import features_of
 
 _DRAWN = 192
 _WANTED = 64

@@ -17,11 +17,11 @@ from torch.nn import functional as F
 from goodnet.answers import probabilities_of
 from goodnet.defenses.changes import Changed, Changes, Evidence
 from goodnet.defenses.hallucination import Hallucinations
-from goodnet.defenses.last_layer import last_linear
 from goodnet.defenses.pursuit import Pursuit
 from goodnet.distillation import between, distilled
 from goodnet.errors import NotTraceableError, SurgeryError
 from goodnet.formats.specification import InputSpecification
+from goodnet.last_layer import last_linear
 from goodnet.probes import Found, Suspect
 from goodnet.training import Part, TrainingSettings, batch_norms, layout_of, logits_of_images
 from goodnet.witness import own_errors

@@ -11,10 +11,12 @@ from goodnet.probes.search import (
     likeliest_labels,
     surely_misled,
 )
-from goodnet.probes.suspicion import Suspicion, suspicion
+from goodnet.probes.suspicion import ENOUGH, FEW, Suspicion, suspicion
 from goodnet.probes.universal import Universal, universal_changes
 
 __all__ = [
+    "ENOUGH",
+    "FEW",
     "MOST_LABELS",
     "Found",
     "Probe",

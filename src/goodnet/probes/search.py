@@ -13,6 +13,7 @@ from goodnet.answers import device_of
 from goodnet.data.images import as_float
 from goodnet.data.roles import CleanData
 from goodnet.formats.specification import InputSpecification
+from goodnet.last_layer import features_network, last_linear
 from goodnet.probes.probe import Probe, SearchedProbe
 from goodnet.probes.registry import random_probes
 from goodnet.training import Precision, Progress, layout_of, logits_network, no_progress
@@ -63,6 +64,16 @@ class Suspect:
             with torch.autocast(self.device.type, torch.bfloat16):
                 return self._network(inputs).float()  # type: ignore[no-any-return]
         return self._network(inputs).float()  # type: ignore[no-any-return]
+
+    def features(self) -> Suspect:
+        """Asked likewise: what gives the last linear layer its input, (batch, features).
+
+        Raises:
+            SurgeryError: No linear layer gives the logits.
+            NotTraceableError: The network has no graph.
+        """
+        network = features_network(self._network, last_linear(self._network))
+        return Suspect(network, self._specification, self._precision)
 
     @torch.no_grad()
     def follow(self, network: nn.Module, share: float) -> None:

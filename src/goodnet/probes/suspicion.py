@@ -1,11 +1,12 @@
-"""Which labels a backdoor may lead to, by two things that have little in common.
+"""Which labels a backdoor may lead to, by things that have little in common.
 
 A backdoor's target is said of many images when something like the trigger is shown on them, and
 the network can be made surer of it than of any class it has learned. Honest labels may show one
 of the two: what drowns an image leads somewhere, and some classes are learned better than others.
 How well a class is learned its own clean images tell, where there are any: what the network can be
 made of its label beyond that is the backdoor's. And a label that single changed images hardly ever
-get is no target.
+get is no target. Where clean images are few, images that get a target's label wrongly show besides
+that they all get it for one reason (see probes/shifts.py).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from goodnet.probes.margins import clean_margins, largest_margins
 from goodnet.probes.probe import Probe
 from goodnet.probes.registry import random_probes
 from goodnet.probes.search import MOST_LABELS, Suspect
+from goodnet.probes.shifts import Shifts
 from goodnet.probes.universal import TRIED, Universal, universal_changes
 from goodnet.training import Progress, no_progress
 
@@ -39,8 +41,11 @@ them; see docs/results.md."""
 
 _OFTEN = 2.0
 """So many times as often as to the median label changed images are led to a backdoor's."""
-_WEAK_LIMIT = 4.6
-"""A fifth more than on six clean networks of 38 labels, by two draws; see docs/results.md."""
+ENOUGH, FEW = 5, 20
+"""Clean images a label, from which and up to which they are few."""
+_SHIFTED = 4.0
+"""So many times as long as the median label's is the shift to a backdoor's, where clean images are
+few: clean networks have 1.8 at most, labels beside a target's 3.2; see docs/results.md."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,13 +65,18 @@ class Suspicion:
             shares of the limit; where changed images are not even `led` there twice as often as to
             the median label, times the square of how near they come to that. A label that changes
             lead to and the search did not reach is judged as one at the median; of fewer than
-            three classes none is suspicious.
+            three classes none is suspicious. Where its shift is more, that in shares of its limit.
+        shifts: How far the features of changed images that get the label wrongly lie off those of
+            its clean ones, all in one direction, in shares of the median label's, float32
+            (classes,); see `Shifts`. NaN where it is not known, of all where clean images are not
+            few.
     """
 
     universal: tuple[Universal, ...]
     counts: Tensor
     deviations: Tensor
     scores: Tensor
+    shifts: Tensor
 
     @property
     def tried(self) -> int:
@@ -85,16 +95,6 @@ class Suspicion:
         A geometric one, of one more than each, so that no kind drowns the others.
         """
         return _led(self.universal)
-
-    @property
-    def weakly_suspicious(self) -> Tensor:
-        """To which labels a weak backdoor may lead, bool (classes,).
-
-        Where the score times the square of how much oftener than to the median label images are
-        `led` to one is large: few changes give the target of a weak backdoor to most images, but
-        many give it to some.
-        """
-        return self.scores * (self.led / self.led.median()) ** 2 >= _WEAK_LIMIT
 
     def strongest(self, label: int) -> tuple[Probe, Tensor]:
         """Of the changes that lead to `label`, of which there are some, the most successful.
@@ -126,11 +126,14 @@ def suspicion(
         generator: Draws images, changes and starts.
         progress: Told what is being done.
     """
+    few = ENOUGH * classes <= len(clean) < FEW * classes
+    seen = Shifts.of(suspect, clean, classes=classes) if few else None
     universal = universal_changes(
         suspect,
         clean,
         random_probes(clean.specification.size),
         tried=_TRIED_OF_MANY if classes > most_labels else TRIED,
+        shifts=seen,
         generator=generator,
         progress=progress,
     )
@@ -154,8 +157,15 @@ def suspicion(
     factors[searched] /= torch.where(beyond.isnan(), _LIMIT, _LIMIT_BEYOND)
     led = _led(universal)
     factors *= (led / (_OFTEN * led.median())).clamp(max=1.0) ** 2
-    shares = counts / sum(each.tried for each in universal)
-    return Suspicion(universal, counts, deviations, shares * math.sqrt(classes) * factors)
+    scores = counts / sum(each.tried for each in universal) * math.sqrt(classes) * factors
+    shifts = torch.full((classes,), torch.nan)
+    if seen is not None:
+        lengths = seen.lengths()
+        if 2 * int(lengths.isnan().sum()) < classes:
+            shifts = lengths / lengths.nanmedian()
+    # A target is what some changes lead most images to, whatever single ones get.
+    shifted = (shifts / _SHIFTED).where(counts > 0, torch.nan)
+    return Suspicion(universal, counts, deviations, torch.fmax(scores, shifted), shifts)
 
 
 def _led(universal: Sequence[Universal]) -> Tensor:

@@ -16,6 +16,7 @@ from goodnet.data.images import as_float
 from goodnet.data.roles import CleanData
 from goodnet.probes.probe import Probe
 from goodnet.probes.search import Suspect
+from goodnet.probes.shifts import Shifts
 from goodnet.training import Progress, no_progress
 
 TRIED = 500
@@ -71,6 +72,7 @@ def universal_changes(
     probes: Sequence[Probe],
     *,
     tried: int = TRIED,
+    shifts: Shifts | None = None,
     generator: torch.Generator,
     progress: Progress = no_progress,
 ) -> tuple[Universal, ...]:
@@ -81,18 +83,24 @@ def universal_changes(
         clean: Clean images with their labels.
         probes: The kinds of changes.
         tried: Changes of each kind, each shown on 16 images.
+        shifts: Shown all of these, if given.
         generator: Draws images and changes.
         progress: Told after each kind.
     """
     found = []
     for kind, probe in enumerate(probes, start=1):
-        found.append(_of_kind(suspect, clean, probe, tried, generator))
+        found.append(_of_kind(suspect, clean, probe, tried, shifts, generator))
         progress("trying random changes", kind, len(probes))
     return tuple(found)
 
 
 def _of_kind(
-    suspect: Suspect, clean: CleanData, probe: Probe, tried: int, generator: torch.Generator
+    suspect: Suspect,
+    clean: CleanData,
+    probe: Probe,
+    tried: int,
+    shifts: Shifts | None,
+    generator: torch.Generator,
 ) -> Universal:
     pixels, labels = clean.pixels(), clean.labels
     numbers = probe.draw(tried, as_float(pixels), generator=generator)
@@ -104,8 +112,10 @@ def _of_kind(
         )
         logits = suspect(changed).cpu()
         said = logits.argmax(1).view(chosen.shape)
-        wrong = (said != labels[chosen]).float()
-        votes = torch.zeros(len(part), logits.shape[1]).scatter_add_(1, said, wrong)
+        wrong = said != labels[chosen]
+        if shifts is not None:
+            shifts.add(changed, said.flatten(), wrong.flatten())
+        votes = torch.zeros(len(part), logits.shape[1]).scatter_add_(1, said, wrong.float())
         count, target = votes.max(1)
         led.append(votes.sum(0))
         targets.append(target)

@@ -59,7 +59,7 @@ LIMITS = (
     "Attack success is known only for the poisoned sets given. Another trigger may do better.",
     "The defender's decisions read clean data only; poisoned and test data serve to measure.",
     "No alarm does not mean no backdoor: a GoodNet can flag an input only where the network "
-    "handed in and the repaired one differ.",
+    "handed in and the repaired one differ, or its features are unlike those of clean inputs.",
     "Each interval covers the chance in drawing the inputs, not a difference between these "
     "inputs and those met in use.",
 )
@@ -271,7 +271,7 @@ def _limits(attack: AttackResult | None, scan: ScanResult | None) -> tuple[str, 
 
 
 def _scan_rows(scan: ScanResult | None) -> list[tuple[str, bool, str, str, list[str]]]:
-    """Label, whether it is flagged, score, what gives it, changes, margin, extents by kind."""
+    """Label, whether it is flagged, score, what gives it, changes, margin, shift, extents."""
     if scan is None:
         return []
     kinds = [each.kind for each in scan.usual]
@@ -284,6 +284,7 @@ def _scan_rows(scan: ScanResult | None) -> list[tuple[str, bool, str, str, list[
             [
                 f"{grouped(row.universal.count)} of {grouped(row.universal.n)}",
                 "" if row.margin_deviations is None else f"{row.margin_deviations:.1f}",
+                "" if row.shift is None else f"{row.shift:.1f}",
                 *(extent(row.extents.get(kind)) for kind in kinds),
             ],
         )
@@ -295,12 +296,12 @@ def _scan_rows(scan: ScanResult | None) -> list[tuple[str, bool, str, str, list[
             change.score >= 1,
             f"{change.score:.2f}",
             change.kind,
-            ["", "", *(extent(change.extent) if kind == change.kind else "" for kind in kinds)],
+            ["", "", "", *(extent(change.extent) if kind == change.kind else "" for kind in kinds)],
         )
         for change in scan.anyhow
     ]
     if scan.unshared:
-        score, nothing = scan.unshared.score, [""] * (2 + len(kinds))
+        score, nothing = scan.unshared.score, [""] * (3 + len(kinds))
         rows.append(("any wrong", score >= 1, f"{score:.2f}", BY["student"], nothing))
     return rows
 
@@ -572,8 +573,8 @@ def _risk_rows(repair: RepairResult | None) -> list[tuple[str, str, str, _Cell, 
 
 def _flagged_rows(
     repair: RepairResult | None,
-) -> tuple[list[str], list[tuple[str, str, list[_Cell]]]]:
-    """The poisoned sets, and for each budget: the budget, the threshold, the cells."""
+) -> tuple[list[str], list[tuple[str, str, str, list[_Cell]]]]:
+    """The poisoned sets, and for each budget: the budget, the thresholds, the cells."""
     if repair is None or repair.goodnet_curve is None:
         return [], []
     rows = repair.goodnet_curve.rows
@@ -582,6 +583,7 @@ def _flagged_rows(
         (
             f"{100 * row.budget:g} %",
             f"{row.threshold:.4g}",
+            "" if row.distance is None else f"{row.distance:.4g}",
             [
                 _cell(row.false_alarm_rate),
                 _cell(row.test_false_alarm_rate),

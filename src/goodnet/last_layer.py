@@ -35,12 +35,21 @@ def features_of(network: nn.Module, name: str, images: PreparedImages) -> Tensor
     Raises:
         SurgeryError: It does not run once for each image.
     """
+    return layer_outputs(features_network(network, name), images).values
+
+
+def features_network(network: nn.Module, name: str) -> nn.Module:
+    """What of the network gives the linear layer its input, (batch, features).
+
+    Raises:
+        SurgeryError: The layer does not run once for each image.
+    """
     graph = trace(logits_network(network))
     calls = graph.graph.find_nodes(op="call_module", target=name)
     if len(calls) != 1:
         raise SurgeryError(f"layer {name!r} does not run once for an image; choose another method")
     (given,) = calls[0].all_input_nodes
-    return layer_outputs(part_upto(graph, given), images).values
+    return part_upto(graph, given)
 
 
 def weight_of(network: nn.Module, name: str) -> Tensor:

@@ -1,0 +1,76 @@
+"""How far off its clean images lie those that a label is given wrongly, all in one direction.
+
+Many a change makes a network mistake images for a label's, each for a reason of its own. Where a
+change resembles a trigger the reason is always one: the features of all these images lie off those
+of the label's clean ones in the same direction, while other reasons even out in the mean.
+
+Source: this project; the distance between means is Mahalanobis's.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from goodnet.data.images import as_float
+from goodnet.data.roles import CleanData
+from goodnet.errors import NotTraceableError, SurgeryError
+from goodnet.familiarity import FeatureDistance
+from goodnet.probes.search import Suspect
+
+_AT_ONCE = 256
+_FEWEST = 10
+"""Images that get a label wrongly, of which a mean can be taken."""
+
+
+class Shifts:
+    """Adds up, label by label, what wrongly named images have in common.
+
+    Args:
+        features: Gives what the last layer of the network is given.
+        clean: Clean images with their labels, of at least two labels.
+        classes: N.
+    """
+
+    def __init__(self, features: Suspect, clean: CleanData, *, classes: int) -> None:
+        given = torch.cat(
+            [features(as_float(part)).cpu() for part in clean.pixels().split(_AT_ONCE)]
+        )
+        own = clean.labels.bincount(minlength=classes).unsqueeze(1)
+        sums = torch.zeros(classes, given.shape[1]).index_add(0, clean.labels, given)
+        # NaN for a label without a clean image, and so is its shift.
+        self._means = sums / own
+        self._distance = FeatureDistance(given - self._means[clean.labels])
+        self._features = features
+        self._counts = torch.zeros(classes)
+        self._sums = torch.zeros_like(sums)
+        self._squares = torch.zeros(classes)
+
+    @classmethod
+    def of(cls, suspect: Suspect, clean: CleanData, *, classes: int) -> Shifts | None:
+        """None where no linear layer is found to give the logits."""
+        try:
+            return cls(suspect.features(), clean, classes=classes)
+        except (NotTraceableError, SurgeryError):
+            return None
+
+    @torch.no_grad()
+    def add(self, images: Tensor, said: Tensor, wrong: Tensor) -> None:
+        """Images, float32 (batch, channel, height, width), their labels, and which are wrong."""
+        said = said[wrong]
+        away = self._features(images[wrong]).cpu() - self._means[said]
+        self._counts += said.bincount(minlength=len(self._counts))
+        self._sums.index_add_(0, said, away)
+        self._squares.index_add_(0, said, self._distance(away).square())
+
+    def lengths(self) -> Tensor:
+        """How long each label's shift is, in deviations within labels, float32 (classes,).
+
+        NaN where fewer than ten images got the label wrongly, or it has no clean image.
+        """
+        counts = self._counts
+        squared = self._distance(self._sums / counts.unsqueeze(1)).square()
+        # Without what the mean of so many has by chance.
+        squared -= (self._squares / counts - squared) / (counts - 1)
+        lengths: Tensor = squared.clamp(min=0.0).sqrt()
+        return lengths.where(counts >= _FEWEST, torch.nan)
