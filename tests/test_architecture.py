@@ -24,6 +24,8 @@ ROOMS = (
     ("activations",),
     ("sweep",),
     ("training",),
+    ("last_layer",),
+    ("familiarity",),
     ("detection",),
     ("probes",),
     ("distillation",),

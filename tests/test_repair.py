@@ -15,7 +15,7 @@ from torch import nn
 from goodnet.answers import accuracy_of
 from goodnet.data.roles import CleanData, PoisonedData
 from goodnet.defenses import DEFENSES, DefenseSettings
-from goodnet.detector import GoodNet, calibrated
+from goodnet.detector import GoodNet, Signs, calibrated
 from goodnet.errors import SettingsError
 from goodnet.evaluate import attack_success_rate, labels_given
 from goodnet.repair import repair
@@ -57,7 +57,7 @@ def test_the_record_is_what_was_done(
     assert result.valid_accuracy_after == accuracy_of(repaired.network, held_out)
     flagged = labels_given(goodnet, held_out) == 3
     assert (result.false_alarm_rate.count, result.false_alarm_rate.n) == (int(flagged.sum()), 12)
-    assert result.goodnet_threshold == 0.0
+    assert (result.goodnet_threshold, result.goodnet_distance) == (0.0, None)
     assert (result.risk, result.remaining_risk) == (None, None)
     assert result.channels_pruned == sum(len(each.channels) for each in repaired.pruned)
     layers = [each.layer for each in repaired.pruned]
@@ -84,6 +84,10 @@ def test_the_record_survives_json(lamps: nn.Sequential, clean: CleanData, method
     )[2]
     assert (result.risk is not None) == (method == "prune")
     assert result.goodnet_curve is not None
+    # As far off as no held-out image and none of the rest is.
+    assert result.goodnet_distance is not None
+    (row,) = (row for row in result.goodnet_curve.rows if row.budget == result.goodnet_curve.budget)
+    assert (row.threshold, row.distance) == (result.goodnet_threshold, result.goodnet_distance)
     assert from_json(RepairResult, to_json(result), "memory") == result
 
 
@@ -176,10 +180,8 @@ def test_the_goodnet_is_calibrated_on_the_held_out_part_and_the_rest_on_request(
 ) -> None:
     asked: list[tuple[int, int]] = []
 
-    def watched(
-        goodnet: GoodNet, held_out: CleanData, tuned: CleanData, *, false_alarms: float
-    ) -> GoodNet:
-        asked.append((len(held_out), len(tuned)))
+    def watched(goodnet: GoodNet, held_out: Signs, tuned: Signs, *, false_alarms: float) -> GoodNet:
+        asked.append((len(held_out.disagreement), len(tuned.disagreement)))
         return calibrated(goodnet, held_out, tuned, false_alarms=false_alarms)
 
     # `goodnet.repair` is the function; the module of that name is found by its import.

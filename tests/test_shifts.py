@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from goodnet.data.images import ImageSet
 from goodnet.data.roles import CleanData
 from goodnet.formats.specification import InputSpecification
+from goodnet.networks.layers import Rescale
 from goodnet.probes import Suspect
 from goodnet.probes.shifts import Shifts
 
@@ -74,6 +75,28 @@ def test_right_answers_do_not_count(shifts: Shifts) -> None:
     assert torch.equal(shifts.lengths()[:1], before[:1])
 
 
+class Reshaping(nn.Module):
+    """Cannot be asked about no image at all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(WIDTH, CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        answers: Tensor = self.layer(images.reshape(images.size(0), -1))
+        return answers
+
+
+def test_where_every_answer_is_right_nothing_is_asked() -> None:
+    specification = InputSpecification(SIZE)
+    images = torch.rand(8, *SIZE)
+    clean = CleanData(ImageSet("clean", SIZE, images, torch.arange(8) % CLASSES), specification)
+    found = Shifts.of(Suspect(Reshaping().eval(), specification), clean, classes=CLASSES)
+    assert found is not None
+    found.add(images, torch.arange(8) % CLASSES, torch.zeros(8, dtype=torch.bool))
+    assert found.lengths().isnan().all()
+
+
 @pytest.mark.parametrize(("count", "known"), [(9, False), (10, True)])
 def test_of_few_images_no_shift_is_known(shifts: Shifts, count: int, known: bool) -> None:
     add(shifts, drawn(count, seed=1), 3)
@@ -103,3 +126,8 @@ def test_without_a_linear_layer_at_the_end_nothing_is_known() -> None:
     images = ImageSet("clean", SIZE, torch.rand(8, *SIZE), torch.arange(8) % CLASSES)
     clean = CleanData(images, specification)
     assert Shifts.of(Suspect(network, specification), clean, classes=CLASSES) is None
+    linear = nn.Linear(WIDTH, CLASSES)
+    for weight, known in ((1.0, True), (torch.inf, False)):
+        scaled = nn.Sequential(nn.Flatten(), Rescale(weight, 0.0), linear).eval()
+        found = Shifts.of(Suspect(scaled, specification), clean, classes=CLASSES)
+        assert (found is not None) == known

@@ -123,6 +123,27 @@ def test_of_few_images_a_label_is_suspicious_by_its_shift(
         assert float(found.shifts[label]) == pytest.approx(longest / 2)
 
 
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("lengths", "known"),
+    [
+        ([2.0, 4.0, 1.0], True),
+        ([2.0, 4.0, 1.0, NAN, NAN], True),
+        ([2.0, 4.0, 1.0, NAN, NAN, NAN], False),  # no more than half
+        ([2.0, 8.0], False),
+        ([2.0, 8.0, NAN], False),  # two cannot be compared
+        ([0.0, 0.0, 0.0, 5.0], False),
+    ],
+)
+def test_shifts_are_compared_with_their_median(lengths: list[float], known: bool) -> None:
+    shifts = import_module("goodnet.probes.suspicion")._relative(torch.tensor(lengths))
+    if known:
+        assert shifts[:3].tolist() == [1.0, 2.0, 0.5]
+    assert shifts.isfinite().sum() == (3 if known else 0)
+
+
 def test_a_shift_to_a_label_that_no_change_leads_to_is_none(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -67,8 +67,9 @@ class GoodNet(nn.Module):
         excess = _disagreement(suspicious, trusted) - self.threshold
         backdoored = excess > 0
         if self.distance is not None:
-            unlike = self.distance(*features) > self.limit
-            backdoored = backdoored | unlike
+            # What is no number is unlike anything.
+            unlike = torch.logical_not(self.distance(*features) <= self.limit)
+            backdoored = torch.logical_or(backdoored, unlike)
             excess = torch.where(unlike, excess.clamp(min=0.0), excess)
         classes = trusted.shape[1]
         label = torch.where(backdoored, torch.full_like(label, classes), label)
@@ -96,6 +97,8 @@ _OF_ALL = 0.5
 errs less than on others; see docs/results.md."""
 _OF_DISTANCE = 0.5
 """Share of a budget that distances may spend."""
+_ROUNDING = 1e-4
+"""By this share an input may be further off than the limit's own, asked in another batch."""
 
 
 @dataclass(frozen=True)
@@ -133,37 +136,40 @@ class Signs:
         """Their disagreement, infinite where the distance is above `limit`, float32 (n,)."""
         if self.distance is None or limit is None:
             return self.disagreement
-        return self.disagreement.masked_fill(self.distance > limit, math.inf)
+        return self.disagreement.masked_fill(~(self.distance <= limit), math.inf)
 
 
 def feature_distance(network: nn.Module, clean: CleanData) -> FeatureDistance | None:
     """The distance of features of `network` from those of `clean`.
 
-    None where no linear layer is found to end it, or there are fewer than two clean inputs.
+    None where no linear layer is found to end it, some of the features are no numbers, or there are
+    fewer than two clean inputs.
     """
     if len(clean) < 2:
         return None
     try:
-        return FeatureDistance(features_of(network, last_linear(network), clean))
+        features = features_of(network, last_linear(network), clean)
     except (NotTraceableError, SurgeryError):
         return None
+    if not features.isfinite().all():
+        return None
+    return FeatureDistance(features).to(device_of(network))
 
 
 def calibrated(
-    goodnet: GoodNet, held_out: CleanData, tuned: CleanData | None = None, *, false_alarms: float
+    goodnet: GoodNet, held_out: Signs, tuned: Signs | None = None, *, false_alarms: float
 ) -> GoodNet:
     """A GoodNet whose false alarms on clean data are within a budget.
 
     Args:
         goodnet: Left as it is.
-        held_out: Clean inputs that neither network was tuned on.
-        tuned: Clean inputs that B′ was tuned on, and that the distance was fitted to. Held-out
-            ones are often too few to tell a rate of 1 %, so of all together no more than half of
-            the budget may be called backdoored by disagreement, and as many by distance.
+        held_out: Of clean inputs that neither network was tuned on.
+        tuned: Of those that B′ was tuned on, by `signs_of_tuned`. Held-out ones are often too few
+            to tell a rate of 1 %, so of all together no more than half of the budget may be called
+            backdoored by disagreement, and as many by distance.
         false_alarms: Largest share of the held-out ones that may be called backdoored.
     """
-    others = None if tuned is None else signs_of_tuned(goodnet, tuned)
-    thresholds = thresholds_within(false_alarms, signs_of(goodnet, held_out), others)
+    thresholds = thresholds_within(false_alarms, held_out, tuned)
     result = copy.deepcopy(goodnet)
     result.threshold.fill_(thresholds.disagreement)
     result.limit.fill_(math.inf if thresholds.distance is None else thresholds.distance)
@@ -173,8 +179,8 @@ def calibrated(
 def signs_of(goodnet: GoodNet, data: Batches) -> Signs:
     """What speaks for a trigger in each input of `data`."""
     disagreement, features = _asked(goodnet, data)
-    if goodnet.distance is None:
-        return Signs(disagreement, None)
+    if goodnet.distance is None or not len(features):
+        return Signs(disagreement, None if goodnet.distance is None else torch.empty(0))
     with torch.no_grad():
         return Signs(disagreement, goodnet.distance(features.to(device_of(goodnet))).cpu())
 
@@ -235,6 +241,7 @@ def thresholds_within(
         if tuned is not None and tuned.distance is not None:
             parts.append(torch.cat([held_out.distance, tuned.distance]))
         limit = max(threshold_for(part, _OF_DISTANCE * false_alarms) for part in parts)
+        limit *= 1 + _ROUNDING
     threshold = threshold_for(held_out.disagreement_or_unlike(limit), false_alarms)
     if tuned is not None:
         every = torch.cat([held_out.disagreement, tuned.disagreement])
@@ -262,14 +269,18 @@ def shared_pair(badnet: nn.Module, repaired: nn.Module, *, features: bool = Fals
     Args:
         badnet: B.
         repaired: B′.
-        features: Whether it gives thirdly what B's last layer is given; that must be a linear one
-            and B traceable.
+        features: Whether it gives thirdly what B's last layer is given; that must be a linear one.
+
+    Raises:
+        NotTraceableError: Features are asked for, and one of the two has no graph.
     """
     try:
         first, second = (
             without_softmax(trace(copy.deepcopy(network))) for network in (badnet, repaired)
         )
     except NotTraceableError:
+        if features:
+            raise
         return _Both(copy.deepcopy(badnet), copy.deepcopy(repaired))
     root, graph = nn.Module(), fx.Graph()
     images = graph.placeholder("images")

@@ -9,14 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from goodnet.answers import device_of
-from goodnet.data.roles import Batches, CleanData, PoisonedData, TestData
-from goodnet.detector import (
-    GoodNet,
-    Thresholds,
-    signs_of,
-    signs_of_tuned,
-    thresholds_within,
-)
+from goodnet.data.roles import Batches, PoisonedData, TestData
+from goodnet.detector import GoodNet, Signs, Thresholds, signs_of, thresholds_within
 from goodnet.modes import evaluating
 from goodnet.results import FlaggedRow, GoodNetCurve, NetworkRow, PoisonedRow, Rate
 
@@ -115,25 +109,22 @@ def attack_success_rate(given: Tensor, data: PoisonedData, classes: int | None =
 
 
 def goodnet_curve(
-    goodnet: GoodNet, held_out: CleanData, tuned: CleanData | None = None, *, budget: float | None
+    held_out: Signs, tuned: Signs | None = None, *, budget: float | None
 ) -> GoodNetCurve:
     """What calibrating the GoodNet to each budget of false alarms would flag of held-out images.
 
     Args:
-        goodnet: Its own thresholds play no part.
-        held_out: Clean inputs that neither network was tuned on.
-        tuned: Those that B′ was tuned on; see `goodnet.detector.calibrated`.
+        held_out: Of clean inputs that neither network was tuned on.
+        tuned: Of those that B′ was tuned on; see `goodnet.detector.calibrated`.
         budget: The one it was calibrated to, which is a row too; None for the plain rule.
     """
-    signs = signs_of(goodnet, held_out)
-    others = None if tuned is None else signs_of_tuned(goodnet, tuned)
     budgets = sorted({*BUDGETS, *(() if budget is None else (budget,))})
-    chosen = [thresholds_within(each, signs, others) for each in budgets]
+    chosen = [thresholds_within(each, held_out, tuned) for each in budgets]
     rows = [
         FlaggedRow(
             each,
             thresholds.disagreement,
-            rate(signs.flagged(thresholds)),
+            rate(held_out.flagged(thresholds)),
             distance=thresholds.distance,
         )
         for each, thresholds in zip(budgets, chosen, strict=True)

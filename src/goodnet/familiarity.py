@@ -44,13 +44,13 @@ class FeatureDistance(nn.Module):
         variances = spread.square() / (count - 1)
         least = (_SHRUNK * variances.sum() / width).clamp(min=torch.finfo(torch.float32).tiny)
         self.register_buffer("mean", mean)
-        self.register_buffer("axes", axes)
+        self.register_buffer("axes", axes.T.contiguous())
         self.register_buffer("weights", 1 / (variances + least))
         self.register_buffer("rest", 1 / least)
 
     def forward(self, features: Tensor) -> Tensor:  # noqa: D102
         away = features.float() - self.mean
-        along = away @ self.axes.T
+        along = away @ self.axes
         # Outside of the axes nothing varied; what is left there is no less than nothing.
         outside = (away.square().sum(1) - along.square().sum(1)).clamp(min=0.0)
         squares = (along.square() * self.weights).sum(1) + outside * self.rest

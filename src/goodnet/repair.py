@@ -10,7 +10,13 @@ from torch import nn
 from goodnet.answers import accuracy_of
 from goodnet.data.roles import CleanData, require_clean
 from goodnet.defenses import DEFENSES, DefenseSettings, Repaired, own_settings
-from goodnet.detector import GoodNet, calibrated, feature_distance
+from goodnet.detector import (
+    GoodNet,
+    calibrated,
+    feature_distance,
+    signs_of,
+    signs_of_tuned,
+)
 from goodnet.errors import SettingsError
 from goodnet.evaluate import goodnet_curve, labels_given, rate
 from goodnet.results import RepairResult
@@ -44,7 +50,7 @@ def repair(
         settings: Of the defense; None takes the method's own.
         generator: Draws the split and the training order.
         false_alarms: Budget to calibrate the GoodNet to, on the held-out part, and half of it on
-            all of D_valid; None leaves the plain rule.
+            all of D_valid by disagreement and by distance each; None leaves the plain rule.
         with_risk: Whether the remaining risk is estimated too; see `goodnet.risk`.
         progress: Told what is being done.
 
@@ -61,8 +67,9 @@ def repair(
     )
     distance = None if false_alarms is None else feature_distance(network, tuning)
     goodnet = GoodNet(network, repaired.network, distance=distance)
+    signs = signs_of(goodnet, held_out), signs_of_tuned(goodnet, tuning)
     if false_alarms is not None:
-        goodnet = calibrated(goodnet, held_out, tuning, false_alarms=false_alarms)
+        goodnet = calibrated(goodnet, *signs, false_alarms=false_alarms)
     seconds = time.perf_counter() - start
     before = accuracy_of(network, held_out)
     risk = None
@@ -95,7 +102,7 @@ def repair(
         warnings=data_warnings(tuning, held_out),
         remaining_risk=None if risk is None else risk.remaining_risk,
         risk=risk,
-        goodnet_curve=goodnet_curve(goodnet, held_out, tuning, budget=false_alarms),
+        goodnet_curve=goodnet_curve(*signs, budget=false_alarms),
         seconds=seconds,
     )
     return repaired, goodnet, result

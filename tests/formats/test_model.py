@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+from goodnet.data.images import ImageSet
+from goodnet.data.roles import CleanData
 from goodnet.errors import ModelFileError, NotTraceableError, UnsafeFileError
 from goodnet.formats import InputSpecification, read_model, write_goodnet, write_model
 from goodnet.formats.model import Note, write_architecture
@@ -143,11 +145,17 @@ def test_a_native_deepid_becomes_a_keras_file(tmp_path: Path) -> None:
     )
 
 
-def test_a_goodnet_says_that_it_is_one(tiny_keras: Writer, tmp_path: Path) -> None:
-    from goodnet.detector import GoodNet  # noqa: PLC0415
+@pytest.mark.parametrize("asks", [False, True])
+def test_a_goodnet_says_that_it_is_one(tiny_keras: Writer, tmp_path: Path, asks: bool) -> None:
+    from goodnet.detector import GoodNet, feature_distance  # noqa: PLC0415
 
     model = read_model(tiny_keras())
-    path = write_goodnet(model, GoodNet(model.network, model.network), tmp_path / "goodnet")
+    seen = ImageSet("seen", (3, 6, 6), torch.rand(9, 3, 6, 6), torch.arange(9) % 3)
+    distance = feature_distance(model.network, CleanData(seen, model.specification))
+    assert distance is not None
+    # All but what it was fitted to is too far.
+    goodnet = GoodNet(model.network, model.network, distance=distance if asks else None, limit=1.5)
+    path = write_goodnet(model, goodnet, tmp_path / "goodnet")
     assert path.name == "goodnet.pt2"
     read = read_model(path)
     assert (read.kind, read.classes) == ("goodnet", 3)
@@ -155,6 +163,8 @@ def test_a_goodnet_says_that_it_is_one(tiny_keras: Writer, tmp_path: Path) -> No
     label, scores = read.network(torch.rand(2, 3, 6, 6))
     assert label.shape == (2,)
     assert scores.shape == (2, 4)
+    assert not (read.network(seen.pixels)[0] == 3).any()
+    assert (read.network(9.0 * torch.rand(2, 3, 6, 6))[0] == 3).all() == asks
 
 
 def test_notes_default_to_a_plain_network() -> None:

@@ -180,6 +180,13 @@ def test_remaining_risk_and_budget_are_told_in_words(examples: ModuleType) -> No
     assert "not a guarantee" in text
     allowed = "at most 2 of them may be flagged, and half of that share of all clean images"
     assert f"1 % of 230 held-out images: {allowed}" in text
+    assert "by distance" not in text
+    far = [dataclasses.replace(row, distance=2.625) for row in curve.rows]
+    distant = dataclasses.replace(repair, goodnet_curve=dataclasses.replace(curve, rows=tuple(far)))
+    distant = dataclasses.replace(distant, goodnet_distance=2.625)
+    told = Page(page(repair=distant, figures={"goodnet_curve": figure})).text
+    assert f"{allowed} by disagreement, and as many by distance" in told
+    assert told.count("2.625") == 1 + len(curve.rows)
     assert "masks reconstructed 7 99.0 %" in text
     assert "combs drawn at random, taught by no defense any wrong 20.0 %" in text
     assert text.count("What the GoodNet flags at other budgets") == 1

@@ -93,6 +93,16 @@ def test_what_a_student_told_is_shown() -> None:
     assert taught in " ".join(scan_examined(CLEAN))
 
 
+def test_a_shift_is_shown_where_it_is_known() -> None:
+    first, second = RESULT.labels
+    shifted = replace(RESULT, labels=(replace(first, shift=6.54), second))
+    console = Console(width=120, record=True)
+    console.print(scan_table(shifted))
+    for shown, plain in ((page(shifted, {}), page(RESULT, {})), (console.export_text(), "")):
+        assert "6.5" in shown
+        assert "6.5" not in plain
+
+
 def test_a_page_without_pictures_may_load_none() -> None:
     for html in (page(RESULT, {}), page(CLEAN, {"trigger-2.png": PNG})):
         assert "<img" not in html

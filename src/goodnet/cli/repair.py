@@ -113,8 +113,8 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         default=FALSE_ALARMS,
         metavar="SHARE",
         help="calibrate the GoodNet to at most this share of false alarms on held-out clean "
-        "images, and half of it on all; plain flags every input on which B and B' disagree; "
-        "default: %(default)g",
+        "images, and half of it on all by disagreement and by distance of features each; plain "
+        "flags every input on which B and B' disagree; default: %(default)g",
     )
     group.add_argument(
         "--no-risk",

@@ -28,19 +28,17 @@ class Shifts:
 
     Args:
         features: Gives what the last layer of the network is given.
-        clean: Clean images with their labels, of at least two labels.
+        clean: That of at least two clean images, float32 (n, feature).
+        labels: Of these, int64 (n,).
         classes: N.
     """
 
-    def __init__(self, features: Suspect, clean: CleanData, *, classes: int) -> None:
-        given = torch.cat(
-            [features(as_float(part)).cpu() for part in clean.pixels().split(_AT_ONCE)]
-        )
-        own = clean.labels.bincount(minlength=classes).unsqueeze(1)
-        sums = torch.zeros(classes, given.shape[1]).index_add(0, clean.labels, given)
+    def __init__(self, features: Suspect, clean: Tensor, labels: Tensor, classes: int) -> None:
+        own = labels.bincount(minlength=classes).unsqueeze(1)
+        sums = torch.zeros(classes, clean.shape[1]).index_add(0, labels, clean)
         # NaN for a label without a clean image, and so is its shift.
         self._means = sums / own
-        self._distance = FeatureDistance(given - self._means[clean.labels])
+        self._distance = FeatureDistance(clean - self._means[labels])
         self._features = features
         self._counts = torch.zeros(classes)
         self._sums = torch.zeros_like(sums)
@@ -48,15 +46,21 @@ class Shifts:
 
     @classmethod
     def of(cls, suspect: Suspect, clean: CleanData, *, classes: int) -> Shifts | None:
-        """None where no linear layer is found to give the logits."""
+        """None where no linear layer is found to give the logits, or it is given no numbers."""
         try:
-            return cls(suspect.features(), clean, classes=classes)
+            features = suspect.features()
         except (NotTraceableError, SurgeryError):
             return None
+        given = torch.cat(
+            [features(as_float(part)).cpu() for part in clean.pixels().split(_AT_ONCE)]
+        )
+        return cls(features, given, clean.labels, classes) if given.isfinite().all() else None
 
     @torch.no_grad()
     def add(self, images: Tensor, said: Tensor, wrong: Tensor) -> None:
         """Images, float32 (batch, channel, height, width), their labels, and which are wrong."""
+        if not wrong.any():
+            return
         said = said[wrong]
         away = self._features(images[wrong]).cpu() - self._means[said]
         self._counts += said.bincount(minlength=len(self._counts))
@@ -66,7 +70,8 @@ class Shifts:
     def lengths(self) -> Tensor:
         """How long each label's shift is, in deviations within labels, float32 (classes,).
 
-        NaN where fewer than ten images got the label wrongly, or it has no clean image.
+        All are a little too long alike: the label's own mean is off by chance too. NaN where fewer
+        than ten images got the label wrongly, or it has no clean image.
         """
         counts = self._counts
         squared = self._distance(self._sums / counts.unsqueeze(1)).square()

@@ -158,14 +158,18 @@ def suspicion(
     led = _led(universal)
     factors *= (led / (_OFTEN * led.median())).clamp(max=1.0) ** 2
     scores = counts / sum(each.tried for each in universal) * math.sqrt(classes) * factors
-    shifts = torch.full((classes,), torch.nan)
-    if seen is not None:
-        lengths = seen.lengths()
-        if 2 * int(lengths.isnan().sum()) < classes:
-            shifts = lengths / lengths.nanmedian()
+    shifts = torch.full((classes,), torch.nan) if seen is None else _relative(seen.lengths())
     # A target is what some changes lead most images to, whatever single ones get.
     shifted = (shifts / _SHIFTED).where(counts > 0, torch.nan)
     return Suspicion(universal, counts, deviations, torch.fmax(scores, shifted), shifts)
+
+
+def _relative(lengths: Tensor) -> Tensor:
+    """In shares of their median; NaN where fewer than half are known, or three, or it is 0."""
+    known = int(lengths.isfinite().sum())
+    if known < _FEWEST or 2 * known <= len(lengths) or not lengths.nanmedian() > 0:
+        return torch.full_like(lengths, torch.nan)
+    return lengths / lengths.nanmedian()
 
 
 def _led(universal: Sequence[Universal]) -> Tensor:

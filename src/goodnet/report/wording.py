@@ -97,6 +97,8 @@ def budget_in_words(curve: GoodNetCurve, held_out: int) -> str:
     allowed = int(curve.budget * held_out + 1e-9)
     share = f"{100 * curve.budget:g} % of {grouped(held_out)} held-out images"
     of_all = "and half of that share of all clean images"
+    if any(row.distance is not None for row in curve.rows):
+        of_all += " by disagreement, and as many by distance"
     if allowed == 0 and curve.budget > 0:
         return f"{share}, which is less than one: none of them may be flagged, {of_all}"
     return f"{share}: at most {grouped(allowed)} of them may be flagged, {of_all}"
