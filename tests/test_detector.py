@@ -377,14 +377,6 @@ def test_what_has_no_distance_is_flagged(
     assert signs.flagged(Thresholds(0.0, float(strict.limit))).all()
 
 
-def test_no_inputs_have_no_signs(agreeing: tuple[GoodNet, CleanData, CleanData]) -> None:
-    goodnet, tuned, _ = agreeing
-    none = TestData(tuned.images.select(torch.arange(0)), tuned.specification)
-    signs = signs_of(goodnet, none)
-    assert signs.distance is not None
-    assert len(signs.disagreement) == len(signs.distance) == 0
-
-
 def test_both_networks_need_a_graph_where_distances_are_asked_for(clean: CleanData) -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(clean.pixels()[0].numel(), N)).eval()
     distance = feature_distance(network, clean)

@@ -87,7 +87,8 @@ def test_the_record_survives_json(lamps: nn.Sequential, clean: CleanData, method
     # As far off as no held-out image and none of the rest is.
     assert result.goodnet_distance is not None
     (row,) = (row for row in result.goodnet_curve.rows if row.budget == result.goodnet_curve.budget)
-    assert (row.threshold, row.distance) == (result.goodnet_threshold, result.goodnet_distance)
+    assert row.threshold == result.goodnet_threshold
+    assert row.distance == pytest.approx(result.goodnet_distance)
     assert from_json(RepairResult, to_json(result), "memory") == result
 
 

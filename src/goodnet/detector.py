@@ -179,8 +179,8 @@ def calibrated(
 def signs_of(goodnet: GoodNet, data: Batches) -> Signs:
     """What speaks for a trigger in each input of `data`."""
     disagreement, features = _asked(goodnet, data)
-    if goodnet.distance is None or not len(features):
-        return Signs(disagreement, None if goodnet.distance is None else torch.empty(0))
+    if goodnet.distance is None:
+        return Signs(disagreement, None)
     with torch.no_grad():
         return Signs(disagreement, goodnet.distance(features.to(device_of(goodnet))).cpu())
 

@@ -723,6 +723,22 @@ def test_where_nothing_points_to_a_label_two_are_unlearned_of_few_images(
         assert evidence.pursued.unique().tolist() == [0.0, 1.0]
 
 
+@pytest.mark.parametrize(("images", "suspicious"), [(20, [1]), (19, []), (80, [])])
+def test_of_few_images_a_label_is_suspected_of_a_weak_backdoor_too(
+    monkeypatch: pytest.MonkeyPatch, images: int, suspicious: list[int]
+) -> None:
+    def weakly(*_: Any, classes: int, **__: Any) -> Suspicion:
+        found = nothing_suspicious(classes=classes)
+        universal = (universal_of(0, led=(1, 100, 1, 1)),)
+        return replace(found, universal=universal, scores=torch.tensor([0.0, 0.4, 0.2, 0.0]))
+
+    monkeypatch.setattr(AUTO_MODULE, "suspicion", weakly)
+    evidence, rounds = evidence_from(numbered(0, images), classes=4)
+    assert evidence.suspicious.nonzero().flatten().tolist() == suspicious
+    assert not evidence.next_likely.any()
+    assert (rounds == _TARGETED_OF_FEW) == bool(suspicious)
+
+
 def evidence_from(clean: CleanData, *, classes: int) -> tuple[Evidence, tuple[Dose, ...]]:
     network = nn.Sequential(nn.Flatten(), nn.Linear(4, classes)).eval()
     return _evidence(

@@ -20,10 +20,10 @@ made surer of that label than of others too (see probes/suspicion.py). Then
   a backdoor is passed on. Errors of which the BadNet is far surer than this student, or than the
   student has become meanwhile, are then unlearned in it. Of fewer images every change that misleads
   the BadNet is unlearned, and the right answer asked for;
-- with few images little is done without such a label, since a clean network would only lose by it:
-  the two labels that changed images get most often are unlearned as a precaution, gently, which
-  takes most of a weak backdoor to one of them. Whether a student shares the network's errors is
-  told all the same.
+- with few images a label that weak evidence of two kinds points to is suspected too. Without one
+  little is done, since a clean network would only lose by it: the two labels that changed images
+  get most often are unlearned as a precaution, gently, which takes most of a weak backdoor to one
+  of them. Whether a student shares the network's errors is told all the same.
 
 On clean images the network keeps to the BadNet's answers, and on changed ones too where these are
 not unlearned: what is not the backdoor's is not to change. Then what came out is asked. Where there
@@ -109,8 +109,8 @@ _ANY = 8
 _MANY = 50
 """With so many a class a network with batch norms learns the BadNet's answers anew."""
 _CAUTION = 2
-"""Where images are few but enough, and no label is suspicious, so many are unlearned as a
-precaution, those most often said wrongly."""
+"""Where images are few but enough, and no label is suspicious, one to which a weak backdoor may
+lead is; without any, so many are unlearned as a precaution, those most often said wrongly."""
 _NEXT = 0.01
 """Share of all labels that is unlearned at least, the likeliest, where one is suspicious: of many
 labels a few cost little, and few changes lead to each."""
@@ -513,6 +513,8 @@ def _evidence(
     few, many = len(tuning) < FEW * classes, len(tuning) >= _MANY * classes
     enough = len(tuning) >= ENOUGH * classes and classes > _CAUTION
     pursued, suspicious = found.scores, found.suspicious
+    if few and enough and not suspicious.any():
+        suspicious = found.weakly_suspicious
     next_likely = torch.zeros_like(suspicious)
     rounds = _ROUNDS * (_RELEARNED if many and normed else _UNTARGETED,)
     if suspicious.any():
