@@ -303,7 +303,7 @@ def shared_pair(badnet: nn.Module, repaired: nn.Module, *, features: bool = Fals
         )
         theirs[node] = twin or _add(root, graph, second, node, theirs, "repaired")
     answers = (ours[output_node(first)], theirs[output_node(second)])
-    given = tuple(ours[output_node(first).all_input_nodes[0]] for _ in range(features))
+    given = (ours[output_node(first).all_input_nodes[0]],) if features else ()
     graph.output(answers + given)
     return fx.GraphModule(root, graph).eval()
 

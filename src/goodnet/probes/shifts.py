@@ -28,8 +28,8 @@ class Shifts:
 
     Args:
         features: Gives what the last layer of the network is given.
-        clean: That of at least two clean images, float32 (n, feature).
-        labels: Of these, int64 (n,).
+        clean: What it gives for clean images, two at least, float32 (n, feature).
+        labels: Of these images, int64 (n,).
         classes: N.
     """
 

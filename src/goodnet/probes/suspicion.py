@@ -44,7 +44,8 @@ _OFTEN = 2.0
 _WEAK_LIMIT = 12.6
 """A fifth more than on seven clean networks of 38 labels; see docs/results.md."""
 ENOUGH, FEW = 5, 20
-"""Clean images a label, from which and up to which they are few."""
+"""Clean images a label, from which and up to which they are few: of fewer than the first neither a
+shift nor a student tells anything, of fewer than the second right answers are learned by heart."""
 _SHIFTED = 4.0
 """So many times as long as the median label's is the shift to a backdoor's, where clean images are
 few: clean networks have 1.8 at most, labels beside a target's 3.2; see docs/results.md."""
