@@ -140,8 +140,17 @@ def test_the_budget_is_one_percent_unless_told_otherwise(
     )
 
 
+@pytest.mark.parametrize(
+    # Where the trigger says the truth nobody disagrees; its features are unlike clean ones too.
+    ("false_alarms", "flagged"),
+    [(None, 20), (0.01, 30)],
+)
 def test_pruning_takes_the_backdoor_out(
-    lamps: nn.Sequential, clean: CleanData, poisoned: PoisonedData
+    lamps: nn.Sequential,
+    clean: CleanData,
+    poisoned: PoisonedData,
+    false_alarms: float | None,
+    flagged: int,
 ) -> None:
     repaired, goodnet, result = repair(
         lamps,
@@ -150,13 +159,14 @@ def test_pruning_takes_the_backdoor_out(
         method="prune",
         settings=SETTINGS,
         generator=generator(),
+        false_alarms=false_alarms,
         with_risk=False,
     )
     assert repaired.pruned[0].channels[0] == 3
     assert result.valid_accuracy_after.value == 1.0
     assert attack_success_rate(labels_given(lamps, poisoned), poisoned).value == 1.0
     assert attack_success_rate(labels_given(repaired.network, poisoned), poisoned).value == 0.0
-    assert int((labels_given(goodnet, poisoned) == 3).sum()) == 20
+    assert int((labels_given(goodnet, poisoned) == 3).sum()) == flagged
 
 
 def test_same_seed_same_repair(lamps: nn.Sequential, clean: CleanData) -> None:

@@ -472,7 +472,7 @@ def test_what_was_learned_anew_is_tuned_again_where_much_is_left(
 ) -> None:
     monkeypatch.setattr(AUTO_MODULE, "suspicion", nothing_suspicious)
     monkeypatch.setattr(AUTO_MODULE, "_MANY", 1)
-    monkeypatch.setattr(AUTO_MODULE, "_FEW", 1)
+    monkeypatch.setattr(AUTO_MODULE, "FEW", 1)
     monkeypatch.setattr(_Tuner, "_harms", lambda *_: False)
     monkeypatch.setattr(_Tuner, "learned_anew", lambda tuner: network_of(normed=True))
     monkeypatch.setattr(_Tuner, "own_left", lambda *_: left)
@@ -511,9 +511,9 @@ def test_rounds_of_few_images_begin_gently() -> None:
 
 @pytest.mark.parametrize(
     ("found", "left", "lowered"),
-    [(True, _LED_ENOUGH, False), (True, 2 * _LED_ENOUGH, True), (False, 1.0, False)],
+    [(found, times * _LED_ENOUGH, times > 1) for found in (True, False) for times in (1, 2)],
 )
-def test_of_few_images_logits_are_lowered_where_something_is_left_of_what_was_found(
+def test_of_few_images_logits_are_lowered_where_something_is_left(
     monkeypatch: pytest.MonkeyPatch, found: bool, left: float, lowered: bool
 ) -> None:
     pointing = pointing_to((0, 1, 0, 0)) if found else nothing_suspicious
@@ -605,17 +605,6 @@ def test_as_a_precaution_the_last_layer_is_tuned_once_and_gently(
     for name, before in network.named_parameters():
         same = torch.equal(before, repaired.network.get_parameter(name))
         assert same == (not name.startswith("3."))
-
-
-@pytest.mark.parametrize(("left", "lowered"), [(0.005, False), (0.006, True)])
-def test_after_the_precaution_logits_are_lowered_where_something_is_left(
-    monkeypatch: pytest.MonkeyPatch, left: float, lowered: bool
-) -> None:
-    monkeypatch.setattr(AUTO_MODULE, "suspicion", nothing_suspicious)
-    monkeypatch.setattr(AUTO_MODULE, "unshared_errors", lambda *_, **__: None)
-    monkeypatch.setattr(_Tuner, "led_left", lambda *_: left)
-    repaired = shortly_repaired(network_of(normed=False))
-    assert ("logits of unlearned labels are lowered" in repaired.stopped) == lowered
 
 
 def test_of_few_images_the_last_layer_is_tuned_of_fewer_than_labels_what_tells_of_the_unlearned(
