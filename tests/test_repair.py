@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
@@ -167,6 +168,26 @@ def test_pruning_takes_the_backdoor_out(
     assert attack_success_rate(labels_given(lamps, poisoned), poisoned).value == 1.0
     assert attack_success_rate(labels_given(repaired.network, poisoned), poisoned).value == 0.0
     assert int((labels_given(goodnet, poisoned) == 3).sum()) == flagged
+
+
+@pytest.mark.parametrize(("images", "asks"), [(59, True), (60, False)])
+def test_distances_are_asked_for_where_images_are_few(
+    lamps: nn.Sequential, clean: CleanData, images: int, asks: bool
+) -> None:
+    tuned_and_held_out = torch.arange(images + 40) % len(clean)
+    many = CleanData(clean.images.select(tuned_and_held_out), clean.specification)
+    settings = replace(SETTINGS, held_out=40 / len(many))
+    result = repair(
+        lamps,
+        many,
+        classes=3,
+        method="prune",
+        settings=settings,
+        generator=generator(),
+        with_risk=False,
+    )[2]
+    assert result.held_out == 40
+    assert (result.goodnet_distance is not None) == asks
 
 
 def test_same_seed_same_repair(lamps: nn.Sequential, clean: CleanData) -> None:

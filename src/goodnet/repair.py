@@ -19,6 +19,7 @@ from goodnet.detector import (
 )
 from goodnet.errors import SettingsError
 from goodnet.evaluate import goodnet_curve, labels_given, rate
+from goodnet.probes import FEW
 from goodnet.results import RepairResult
 from goodnet.risk import remaining_risk
 from goodnet.training import Progress, no_progress
@@ -65,7 +66,9 @@ def repair(
     repaired = DEFENSES[method](
         network, tuning, held_out, settings, generator=generator, progress=progress
     )
-    distance = None if false_alarms is None else feature_distance(network, tuning)
+    # With many images a repair leaves less to see, and false alarms would cost more than it shows.
+    few = len(tuning) < FEW * classes
+    distance = feature_distance(network, tuning) if few and false_alarms is not None else None
     goodnet = GoodNet(network, repaired.network, distance=distance)
     signs = signs_of(goodnet, held_out), signs_of_tuned(goodnet, tuning)
     if false_alarms is not None:
