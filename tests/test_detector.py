@@ -19,13 +19,13 @@ from goodnet.detector import (
     Signs,
     Thresholds,
     calibrated,
-    feature_distance,
     shared_pair,
     signs_of,
     signs_of_tuned,
 )
 from goodnet.errors import NotTraceableError, SettingsError
 from goodnet.evaluate import BUDGETS, goodnet_curve, labels_given, measured_curve
+from goodnet.familiarity import feature_distance
 from goodnet.formats.specification import InputSpecification
 from goodnet.networks.layers import Rescale
 from goodnet.results import GoodNetCurve, from_json, to_json

@@ -15,11 +15,11 @@ from torch import nn
 
 from goodnet.answers import accuracy_of
 from goodnet.data.roles import CleanData, PoisonedData
-from goodnet.defenses import DEFENSES, DefenseSettings
+from goodnet.defenses import DEFENSES, DefenseSettings, Repaired
 from goodnet.detector import GoodNet, Signs, calibrated
 from goodnet.errors import SettingsError
 from goodnet.evaluate import attack_success_rate, labels_given
-from goodnet.repair import repair
+from goodnet.repair import FALSE_ALARMS, repair
 from goodnet.results import RepairResult, RiskResult, from_json, to_json
 from goodnet.risk import remaining_risk
 from goodnet.training import TrainingSettings
@@ -32,6 +32,26 @@ SETTINGS = DefenseSettings(
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def pruned(
+    network: nn.Module,
+    clean: CleanData,
+    *,
+    settings: DefenseSettings = SETTINGS,
+    false_alarms: float | None = FALSE_ALARMS,
+) -> tuple[Repaired, GoodNet, RepairResult]:
+    """Repaired by pruning alone, without an estimate of the risk."""
+    return repair(
+        network,
+        clean,
+        classes=3,
+        method="prune",
+        settings=settings,
+        generator=generator(),
+        false_alarms=false_alarms,
+        with_risk=False,
+    )
 
 
 @pytest.mark.parametrize("method", DEFENSES)
@@ -120,15 +140,7 @@ def test_the_budget_is_one_percent_unless_told_otherwise(
 ) -> None:
     # So much may be lost that the repaired network disagrees on clean images.
     settings = DefenseSettings(layer="pool", drop=70.0, held_out=0.4)
-    result = repair(
-        lamps,
-        clean,
-        classes=3,
-        method="prune",
-        settings=settings,
-        generator=generator(),
-        with_risk=False,
-    )[2]
+    result = pruned(lamps, clean, settings=settings)[2]
     curve = result.goodnet_curve
     assert curve is not None
     assert curve.budget == 0.01
@@ -153,16 +165,7 @@ def test_pruning_takes_the_backdoor_out(
     false_alarms: float | None,
     flagged: int,
 ) -> None:
-    repaired, goodnet, result = repair(
-        lamps,
-        clean,
-        classes=3,
-        method="prune",
-        settings=SETTINGS,
-        generator=generator(),
-        false_alarms=false_alarms,
-        with_risk=False,
-    )
+    repaired, goodnet, result = pruned(lamps, clean, false_alarms=false_alarms)
     assert repaired.pruned[0].channels[0] == 3
     assert result.valid_accuracy_after.value == 1.0
     assert attack_success_rate(labels_given(lamps, poisoned), poisoned).value == 1.0
@@ -176,16 +179,7 @@ def test_distances_are_asked_for_where_images_are_few(
 ) -> None:
     tuned_and_held_out = torch.arange(images + 40) % len(clean)
     many = CleanData(clean.images.select(tuned_and_held_out), clean.specification)
-    settings = replace(SETTINGS, held_out=40 / len(many))
-    result = repair(
-        lamps,
-        many,
-        classes=3,
-        method="prune",
-        settings=settings,
-        generator=generator(),
-        with_risk=False,
-    )[2]
+    result = pruned(lamps, many, settings=replace(SETTINGS, held_out=40 / len(many)))[2]
     assert result.held_out == 40
     assert (result.goodnet_distance is not None) == asks
 
@@ -221,17 +215,7 @@ def test_the_goodnet_is_calibrated_on_the_held_out_part_and_the_rest_on_request(
     # So much may be lost that the repaired network disagrees on clean images.
     settings = DefenseSettings(layer="pool", drop=70.0, held_out=0.4)
     plain, strict = (
-        repair(
-            lamps,
-            clean,
-            classes=3,
-            method="prune",
-            settings=settings,
-            generator=generator(),
-            false_alarms=budget,
-            with_risk=False,
-        )
-        for budget in (None, 0.0)
+        pruned(lamps, clean, settings=settings, false_alarms=budget) for budget in (None, 0.0)
     )
     assert asked == [(12, len(clean) - 12)]
     assert plain[2].false_alarm_rate.count > 0

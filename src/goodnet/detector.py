@@ -11,10 +11,9 @@ from torch import Tensor, fx, nn
 
 from goodnet.answers import device_of
 from goodnet.data.roles import Batches, CleanData
-from goodnet.errors import NotTraceableError, SettingsError, SurgeryError
+from goodnet.errors import NotTraceableError, SettingsError
 from goodnet.familiarity import FeatureDistance, distances_by_folds
 from goodnet.graph import input_node, layer_of, module_of, output_node, trace, without_softmax
-from goodnet.last_layer import features_of, last_linear
 
 
 class GoodNet(nn.Module):
@@ -137,23 +136,6 @@ class Signs:
         if self.distance is None or limit is None:
             return self.disagreement
         return self.disagreement.masked_fill(~(self.distance <= limit), math.inf)
-
-
-def feature_distance(network: nn.Module, clean: CleanData) -> FeatureDistance | None:
-    """The distance of features of `network` from those of `clean`.
-
-    None where no linear layer is found to end it, some of the features are no numbers, or there are
-    fewer than two clean inputs.
-    """
-    if len(clean) < 2:
-        return None
-    try:
-        features = features_of(network, last_linear(network), clean)
-    except (NotTraceableError, SurgeryError):
-        return None
-    if not features.isfinite().all():
-        return None
-    return FeatureDistance(features).to(device_of(network))
 
 
 def calibrated(

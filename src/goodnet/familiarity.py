@@ -14,7 +14,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from goodnet.answers import device_of
 from goodnet.data.roles import CleanData
+from goodnet.errors import NotTraceableError, SurgeryError
+from goodnet.last_layer import features_of, last_linear
 
 _SHRUNK = 0.01
 """Added to the variance in every direction, in shares of the features' mean variance."""
@@ -55,6 +58,23 @@ class FeatureDistance(nn.Module):
         outside = (away.square().sum(1) - along.square().sum(1)).clamp(min=0.0)
         squares = (along.square() * self.weights).sum(1) + outside * self.rest
         return (squares / away.shape[1]).sqrt()
+
+
+def feature_distance(network: nn.Module, clean: CleanData) -> FeatureDistance | None:
+    """The distance of features of `network` from those of `clean`.
+
+    None where no linear layer is found to end it, some of the features are no numbers, or there are
+    fewer than two clean inputs.
+    """
+    if len(clean) < 2:
+        return None
+    try:
+        features = features_of(network, last_linear(network), clean)
+    except (NotTraceableError, SurgeryError):
+        return None
+    if not features.isfinite().all():
+        return None
+    return FeatureDistance(features).to(device_of(network))
 
 
 def distances_by_folds(features: Tensor, clean: CleanData) -> Tensor | None:

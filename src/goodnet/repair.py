@@ -10,15 +10,10 @@ from torch import nn
 from goodnet.answers import accuracy_of
 from goodnet.data.roles import CleanData, require_clean
 from goodnet.defenses import DEFENSES, DefenseSettings, Repaired, own_settings
-from goodnet.detector import (
-    GoodNet,
-    calibrated,
-    feature_distance,
-    signs_of,
-    signs_of_tuned,
-)
+from goodnet.detector import GoodNet, calibrated, signs_of, signs_of_tuned
 from goodnet.errors import SettingsError
 from goodnet.evaluate import goodnet_curve, labels_given, rate
+from goodnet.familiarity import feature_distance
 from goodnet.probes import FEW
 from goodnet.results import RepairResult
 from goodnet.risk import remaining_risk

@@ -2,10 +2,10 @@
 
 Two things flag a label. *Suspicion*: random changes lead many images there, and the network can be
 made surer of it than of others, or where clean images are few they all lead there for one reason
-(see probes/suspicion.py). *Small changes*: a trigger turns images
-of every class into the target and is itself small, so for each label the smallest change that
-makes the network say it of most images is searched for, in several kinds: a few pixels painted
-over, a faint pattern added, the image bent; a label is flagged where its change is smaller than
+(see probes/suspicion.py). *Small changes*: a trigger turns images of every class into the target
+and is itself small, so for each label the smallest change that makes the network say it of most
+images is searched for, in several kinds: a few pixels painted over, a faint pattern added, the
+image bent; a label is flagged where its change is smaller than
 any seen on clean networks *and* much smaller than those of the other labels. All-to-all and
 untargeted backdoors have no target; changes that make answers wrong in any way may show those.
 

@@ -214,6 +214,7 @@ def test_a_defense_is_given_the_valid_set_and_nothing_else(
     # What does nothing cures nothing, and G flags what is unlike clean images alone.
     assert cell.result.accuracy_after == cell.result.accuracy_before
     assert cell.result.triggers[0].after == cell.result.triggers[0].before
+    assert cell.result.false_alarm_rate.count == 0
     (trigger,) = cell.result.triggers
     assert trigger.goodnet.count + trigger.flagged.count == trigger.after.count == 16
 

@@ -147,7 +147,8 @@ def test_a_native_deepid_becomes_a_keras_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("asks", [False, True])
 def test_a_goodnet_says_that_it_is_one(tiny_keras: Writer, tmp_path: Path, asks: bool) -> None:
-    from goodnet.detector import GoodNet, feature_distance  # noqa: PLC0415
+    from goodnet.detector import GoodNet  # noqa: PLC0415
+    from goodnet.familiarity import feature_distance  # noqa: PLC0415
 
     model = read_model(tiny_keras())
     seen = ImageSet("seen", (3, 6, 6), torch.rand(9, 3, 6, 6), torch.arange(9) % 3)
