@@ -123,6 +123,23 @@ def test_of_few_images_a_label_is_suspicious_by_its_shift(
         assert float(found.shifts[label]) == pytest.approx(longest / 2)
 
 
+@pytest.mark.parametrize(("shift", "suspicious"), [(7.8, False), (8.2, True), (float("nan"), True)])
+def test_beside_a_suspicious_label_others_are_so_by_their_shift(
+    monkeypatch: pytest.MonkeyPatch, shift: float, suspicious: bool
+) -> None:
+    """All labels have scores of one and more; the first has no long shift."""
+    monkeypatch.setattr(import_module("goodnet.probes.suspicion"), "_LIMIT_BEYOND", 1e-6)
+    monkeypatch.setattr(import_module("goodnet.probes.suspicion"), "_LIMIT", 1e-6)
+    first, second, *_ = suspected(20.0).scores.argsort(descending=True).tolist()
+    assert suspected(20.0).scores[second] >= 1.0
+    told = Told([2.0] * CLASSES)
+    told.lengths()[second] = shift
+    monkeypatch.setattr(Shifts, "of", lambda *_, **__: told)
+    found = suspected(20.0)
+    expected = {first, second} if suspicious else {first}
+    assert set(found.suspicious.nonzero().flatten().tolist()) == expected
+
+
 NAN = float("nan")
 
 
@@ -165,22 +182,6 @@ def test_shifts_are_asked_for_where_images_are_few_but_enough(
     found = suspected(0.0, images=images)
     assert (told.shown > 0) == asked
     assert found.shifts.isfinite().all() == asked
-
-
-@pytest.mark.parametrize(
-    ("score", "times", "weakly"),
-    [(0.8, 4.0, True), (0.8, 3.9, False), (0.7, 4.0, False), (0.0, 40.0, False)],
-)
-def test_a_weak_backdoor_is_suspected_where_score_and_answers_point_to_one_label(
-    found: Suspicion, score: float, times: float, weakly: bool
-) -> None:
-    led = torch.full((CLASSES,), 9)
-    led[1] = round(10 * times) - 1
-    scores = torch.full((CLASSES,), 0.8)
-    scores[1] = score
-    universal = tuple(replace(each, led=led) for each in found.universal)
-    suspected = replace(found, universal=universal, scores=scores).weakly_suspicious
-    assert suspected.nonzero().flatten().tolist() == ([1] if weakly else [])
 
 
 def test_the_strongest_change_leads_to_its_label(found: Suspicion) -> None:

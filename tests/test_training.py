@@ -18,7 +18,6 @@ from goodnet.data.roles import CleanData
 from goodnet.errors import GoodnetError, SettingsError
 from goodnet.training import (
     Augmentation,
-    Part,
     Sharpness,
     Training,
     TrainingSettings,
@@ -82,30 +81,6 @@ def test_same_seed_same_bits_and_another_seed_others(norms: nn.Module, clean: Cl
     assert same_bits(first.network, second.network)
     assert first.epochs == second.epochs
     assert not same_bits(first.network, trained(norms, clean, how, seed=1).network)
-
-
-def test_of_a_part_the_rows_alone_are_trained(norms: nn.Module, clean: CleanData) -> None:
-    how = TrainingSettings(
-        epochs=2, batch_size=8, learning_rate=0.1, weight_decay=0.0, optimizer="sgd"
-    )
-    norms.get_submodule("0").requires_grad_(requires_grad=False)
-    last = Part("5", torch.tensor([False, True, False]))
-    network = train(
-        norms, clean, how, generator=torch.Generator().manual_seed(0), part=last
-    ).network
-    before, after = norms.state_dict(), network.state_dict()
-    for name in ("5.weight", "5.bias"):
-        unlike = (before[name] != after[name]).view(3, -1).any(1)
-        assert unlike.tolist() == last.rows.tolist()
-    for name in ("0.weight", "0.bias", "1.weight", "1.bias"):
-        assert torch.equal(before[name], after[name])
-    # Whoever trains it further finds it as the one handed in was.
-    for old, new in zip(norms.parameters(), network.parameters(), strict=True):
-        assert old.requires_grad == new.requires_grad
-    network(torch.rand(3, 4, 2, 2)).square().sum().backward()
-    slope = network.get_parameter("5.bias").grad
-    assert slope is not None
-    assert torch.all(slope != 0)
 
 
 def test_the_global_random_state_is_left_as_it_was(norms: nn.Module, clean: CleanData) -> None:

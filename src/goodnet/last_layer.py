@@ -57,21 +57,6 @@ def weight_of(network: nn.Module, name: str) -> Tensor:
     return network.get_parameter(f"{name}.weight")
 
 
-def has_bias(network: nn.Module, name: str) -> bool:
-    """Whether the layer adds a number of its own to each logit."""
-    return getattr(network.get_submodule(name), "bias", None) is not None
-
-
-@torch.no_grad()
-def lower(network: nn.Module, name: str, by: Tensor) -> None:
-    """In place, each logit less by its part of `by`, (classes,); the layer has a bias.
-
-    Source: Menon et al. 2021, Long-Tail Learning via Logit Adjustment (after training).
-    """
-    bias = network.get_parameter(f"{name}.bias")
-    bias.sub_(by.to(bias.device))
-
-
 @torch.no_grad()
 def draw_anew(network: nn.Module, name: str, *, generator: torch.Generator) -> None:
     """In place, a new linear layer, of the norm of the old one and without bias."""

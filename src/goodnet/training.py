@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -163,38 +163,6 @@ class Training:
     stopped: str
 
 
-@dataclass(frozen=True, eq=False)
-class Part:
-    """The weights of a network that are trained where the others stay as they are.
-
-    Attributes:
-        layer: Name of the module they belong to.
-        rows: Which rows of each of its weights, bool (rows,).
-    """
-
-    layer: str
-    rows: Tensor
-
-    @contextmanager
-    def alone(self, network: nn.Module) -> Iterator[None]:
-        """While this lasts no other weight of the network has a gradient, or one of zeros."""
-        asked = [(weight, weight.requires_grad) for weight in network.parameters()]
-        network.requires_grad_(False)
-        own = list(network.get_submodule(self.layer).requires_grad_(True).parameters())
-        hooks = [weight.register_hook(self._of_rows) for weight in own]
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
-            for weight, before in asked:
-                weight.requires_grad_(before)
-
-    def _of_rows(self, gradient: Tensor) -> Tensor:
-        chosen = self.rows.to(gradient.device).view(-1, *[1] * (gradient.dim() - 1))
-        return gradient * chosen
-
-
 def train(
     network: nn.Module,
     data: PreparedImages,
@@ -202,7 +170,6 @@ def train(
     *,
     generator: torch.Generator,
     loss: Loss | None = None,
-    part: Part | None = None,
     held_out: PreparedImages | None = None,
     after_step: AfterStep | None = None,
     keep_last: bool = False,
@@ -219,7 +186,6 @@ def train(
         generator: Draws the order and the augmentation.
         loss: What is made small, batch by batch; None takes that of the images' task, or the
             cross-entropy.
-        part: Trained alone, if given; with weight decay its other rows still decay.
         held_out: Clean images that are not trained on; decides the epoch to keep.
         after_step: Called with (the copy, step, steps in all) after every step, to
             keep pruned weights at zero.
@@ -236,7 +202,7 @@ def train(
             "augmentation", settings.augmentation, "give None: what is said of an image would move"
         )
     trained = copy.deepcopy(network)
-    with drawing_by(generator), part.alone(trained) if part else nullcontext():
+    with drawing_by(generator):
         return _train(
             trained,
             data,

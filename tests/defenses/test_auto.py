@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
@@ -15,25 +15,19 @@ from torch import Tensor, nn
 from goodnet import witness
 from goodnet.data.images import ImageSet
 from goodnet.data.roles import CleanData
-from goodnet.defenses import DEFENSES, DefenseSettings, Repaired, unlearning
+from goodnet.defenses import DEFENSES, DefenseSettings, Repaired, refitting, unlearning
 from goodnet.defenses.auto import (
-    _CAUTIOUS,
-    _LED_ENOUGH,
-    _LED_LEFT,
     _OWN_LEFT,
     _RELEARNED,
     _TARGETED,
-    _TARGETED_OF_FEW,
-    _TARGETED_OF_FEWER,
     _UNTARGETED,
     AUTO,
+    _ends_linearly,
     _evidence,
     _harmed,
     _Tuner,
 )
 from goodnet.defenses.changes import Changed, Evidence
-from goodnet.defenses.hallucination import Hallucinations
-from goodnet.defenses.pursuit import Answers
 from goodnet.defenses.unlearning import _NEVER, Dose, Unlearning
 from goodnet.formats.specification import InputSpecification
 from goodnet.probes import Probe, Suspect, Suspicion, Universal
@@ -44,8 +38,6 @@ AUTO_MODULE = import_module("goodnet.defenses.auto")
 """`goodnet.defenses.auto` is the function."""
 SIZE = (1, 2, 2)
 COUNT, CLASSES = 100, 4
-OF_FEW = _TARGETED_OF_FEW[-1]
-"""The hardest, of which all rows of the last layer are tuned."""
 
 
 def numbered(first: int, last: int) -> CleanData:
@@ -261,7 +253,6 @@ def loss_of(
     *,
     suspicious: tuple[int, ...] = (),
     reference: tuple[float, ...],
-    hallucinations: Any = None,
 ) -> Unlearning:
     """The loss where all changes are one, and the BadNet and its reference have two answers."""
     monkeypatch.setattr(unlearning, "Changes", Brightened)
@@ -274,7 +265,6 @@ def loss_of(
         Evidence((), torch.zeros(0), torch.ones(3), suspected, torch.zeros(3).bool()),
         dose,
         (),
-        hallucinations,
         torch.Generator().manual_seed(0),
     )
 
@@ -290,61 +280,6 @@ def test_what_is_followed_is_the_badnet_but_for_suspicious_labels(
     assert cost((9.0, 2.0, _NEVER), suspicious=(2,)) > 1  # right, and another answer all the same
     assert cost((1.0, _NEVER, 5.0), suspicious=(1,)) == pytest.approx(0.0, abs=1e-3)
     assert cost(BADNET, suspicious=(2,), label=2) == pytest.approx(0.0, abs=1e-3)  # is right
-
-
-class Costing:
-    """Stands for `Hallucinations`: what they cost is one."""
-
-    def loss(self, _network: nn.Module, *, temperature: float) -> Tensor:
-        return torch.tensor(1.0)
-
-
-def test_what_stands_for_further_images_counts_by_its_weight(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def cost(hallucinations: Any, weight: float) -> float:
-        dose = replace(OF_FEW, changed=0.0, hallucinated=weight)
-        loss = loss_of(
-            monkeypatch,
-            dose,
-            suspicious=(2,),
-            reference=BADNET,
-            hallucinations=hallucinations,
-        )
-        like_the_badnet = TwoAnswers(DARK, BADNET)
-        labels = torch.zeros(8, dtype=torch.int64)
-        return float(loss(like_the_badnet, torch.zeros(8, *SIZE), labels, torch.arange(8)))
-
-    assert cost(None, 1.5) == pytest.approx(0.0, abs=1e-6)
-    assert cost(Costing(), 1.5) == pytest.approx(1.5, abs=1e-6)
-
-
-class PursuedTo1:
-    """Stands for `Pursuit`: every image becomes bright, and 1 is to be said of it."""
-
-    def __init__(self, *_: Any) -> None:
-        pass
-
-    def of(self, _answers: Answers, images: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.ones_like(images), torch.ones(len(images), dtype=torch.int64)
-
-
-def test_labels_are_unlearned_where_changes_are_pursued(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unlearning, "Pursuit", PursuedTo1)
-    every = replace(OF_FEW, pursued=1.0)
-
-    def cost(answer: tuple[float, ...], dose: Dose, label: int = 0) -> float:
-        return cost_of(answer, monkeypatch, dose, suspicious=(1,), label=label)
-
-    # The BadNet says 2 of these images: of random changes 1 would not be unlearned.
-    likely_1, never_1 = (1.0, 4.0, 5.0), (1.0, _NEVER, 5.0)
-    assert cost(never_1, every) == pytest.approx(0.0, abs=1e-3)
-    said = math.exp(4.0) / (math.exp(1.0) + math.exp(4.0) + math.exp(5.0))
-    unlike = -OF_FEW.unlike * math.log1p(-said) / 2
-    more = cost(likely_1, every) - cost(likely_1, replace(every, pursued=0.0))
-    assert more == pytest.approx(unlike, abs=1e-3)
-    # Where it is right it stays.
-    assert cost(BADNET, every, label=1) == pytest.approx(0.0, abs=1e-3)
 
 
 def test_errors_that_a_student_does_not_share_are_unlearned(
@@ -439,8 +374,9 @@ def tuner_of(evidence: Evidence) -> _Tuner:
 def test_how_much_is_left_is_asked_of_new_changes(
     answer: tuple[float, ...], leading: int, suspicious: int, left: float
 ) -> None:
-    tuner = tuner_of(evidence_of(leading=leading, suspicious=suspicious))
-    assert tuner.led_left(TwoAnswers(DARK, answer)) == pytest.approx(left, abs=1e-3)
+    evidence = evidence_of(leading=leading, suspicious=suspicious)
+    tuner = tuner_of(evidence)
+    assert tuner.led_left(TwoAnswers(DARK, answer), evidence) == pytest.approx(left, abs=1e-3)
     assert tuner.told[-1] == f"then changes that led there still do so with {left:.1%}"
 
 
@@ -481,98 +417,6 @@ def test_what_was_learned_anew_is_tuned_again_where_much_is_left(
     assert "mislead" not in found.stopped
 
 
-@pytest.mark.parametrize("enough_after", [1, 2, 4, 6])
-def test_of_few_images_each_round_presses_harder_while_much_is_left(
-    monkeypatch: pytest.MonkeyPatch, enough_after: int
-) -> None:
-    given = spied_doses(monkeypatch)
-    monkeypatch.setattr(AUTO_MODULE, "suspicion", pointing_to((0, 1, 0, 0)))
-    monkeypatch.setattr(_Tuner, "_harms", lambda *_: False)
-    much = 2 * _LED_LEFT
-    monkeypatch.setattr(
-        _Tuner, "led_left", lambda *_: much if len(given) < enough_after else _LED_LEFT
-    )
-    found = shortly_repaired(nn.Sequential(nn.Flatten(), nn.Linear(4, CLASSES)).eval())
-    assert tuple(given) == _TARGETED_OF_FEW[:enough_after]
-    assert len(found.epochs) == len(given)
-    # What is tuned is told once, though it is tuned again.
-    assert found.stopped.count("only weights of 1 that tell of these labels are tuned") == 1
-    assert found.stopped.count("only weights of 1 are tuned") == (len(given) > 2)
-
-
-def test_rounds_of_few_images_begin_gently() -> None:
-    tuned = [dose.tuned for dose in _TARGETED_OF_FEW]
-    assert tuned == sorted(tuned, key=["rows", "last layer"].index)
-    pressing = [dose.unlike / dose.hallucinated for dose in _TARGETED_OF_FEW]
-    assert pressing == sorted(pressing)
-    assert _CAUTIOUS.unlike / _CAUTIOUS.hallucinated < pressing[0]
-    assert _CAUTIOUS.unlike < min(dose.unlike for dose in _TARGETED_OF_FEW)
-
-
-@pytest.mark.parametrize(
-    ("found", "left", "lowered"),
-    [(found, times * _LED_ENOUGH, times > 1) for found in (True, False) for times in (1, 2)],
-)
-def test_of_few_images_logits_are_lowered_where_something_is_left(
-    monkeypatch: pytest.MonkeyPatch, found: bool, left: float, lowered: bool
-) -> None:
-    pointing = pointing_to((0, 1, 0, 0)) if found else nothing_suspicious
-    monkeypatch.setattr(AUTO_MODULE, "suspicion", pointing)
-    monkeypatch.setattr(_Tuner, "_harms", lambda *_: False)
-    monkeypatch.setattr(_Tuner, "led_left", lambda *_: left)
-    monkeypatch.setattr(AUTO_MODULE, "unshared_errors", lambda *_, **__: None)
-    repaired = shortly_repaired(nn.Sequential(nn.Flatten(), nn.Linear(4, CLASSES)).eval())
-    assert ("logits of unlearned labels are lowered" in repaired.stopped) is lowered
-
-
-def linear(first: tuple[float, ...], *, bias: bool = True) -> nn.Module:
-    """Logits are what each label has of the first pixel, and without bias nothing more."""
-    layer = nn.Linear(4, len(first), bias=bias)
-    with torch.no_grad():
-        layer.weight.zero_()
-        layer.weight[:, 0] = torch.tensor(first)
-        if bias:
-            layer.bias.zero_()
-    return nn.Sequential(nn.Flatten(), layer).eval()
-
-
-@pytest.mark.parametrize(
-    ("labels", "suspicious", "lowered_by"),
-    [
-        # Of brightness .5, .25 and .75 the margins of label 2 are 1, 0.5 and 1.5.
-        ((2, 2, 2), 2, 0.25),
-        ((2, 0, 2), 2, 0.5),
-        ((0, 0, 0), 2, 0.0),  # no image of its own
-        ((0, 0, 0), 0, 0.0),  # none that is named rightly
-        ((2, 2, 2), 0, 0.0),
-    ],
-)
-def test_logits_are_lowered_by_half_of_the_least_margin_of_a_labels_own_images(
-    labels: tuple[int, ...], suspicious: int, lowered_by: float
-) -> None:
-    pixels = torch.tensor([0.5, 0.25, 0.75]).view(3, 1, 1, 1).expand(3, *SIZE).clone()
-    clean = CleanData(
-        ImageSet("grey", SIZE, pixels, torch.tensor(labels)), InputSpecification(SIZE)
-    )
-    network = linear((0.0, 1.0, 3.0))
-    evidence = evidence_of(leading=2, suspicious=suspicious)
-    generator = torch.Generator().manual_seed(0)
-    tuner = _Tuner(network, clean, clean, DefenseSettings(), evidence, generator, no_progress)
-    repaired = tuner.held_back(network, OF_FEW)
-    wanted = torch.zeros(3)
-    wanted[suspicious] = -lowered_by
-    assert torch.equal(repaired.get_parameter("1.bias"), wanted)
-    assert torch.equal(repaired.get_parameter("1.weight"), network.get_parameter("1.weight"))
-    assert not network.get_parameter("1.bias").any()
-    assert tuner.told[-1].endswith(f"{suspicious} by {lowered_by:.1f}" if lowered_by else "none")
-
-
-def test_logits_that_have_no_bias_stay() -> None:
-    tuner = tuner_of(evidence_of(leading=2, suspicious=2))
-    network = linear((0.0, 1.0, 3.0), bias=False)
-    assert tuner.held_back(network, OF_FEW) is network
-
-
 @pytest.mark.parametrize(("score", "warned"), [(0.9, False), (1.0, True)])
 @pytest.mark.parametrize("found", [True, False])
 def test_a_network_to_which_nothing_points_is_not_called_clean_where_a_student_tells_otherwise(
@@ -585,63 +429,76 @@ def test_a_network_to_which_nothing_points_is_not_called_clean_where_a_student_t
     network = network_of(normed=False) if found else without
     repaired = shortly_repaired(network)
     assert ("37.5% of the errors" in repaired.stopped) == warned
-    assert "point to no label, most wrong answers are 1, 3;" in repaired.stopped
-    assert ("nothing is unlearned" in repaired.stopped) == (not found)
-    images = torch.rand(4, *SIZE)
-    assert torch.equal(repaired.network(images), network(images)) == (not found)
+    assert ("most wrong answers are 1, 3;" in repaired.stopped) == found
+    if not found:
+        assert "nothing is unlearned" in repaired.stopped
+        images = torch.rand(4, *SIZE)
+        assert torch.equal(repaired.network(images), network(images))
 
 
-def test_as_a_precaution_the_last_layer_is_tuned_once_and_gently(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("found", [True, False])
+def test_of_few_images_what_tells_of_unlearned_labels_is_fitted_anew(
+    monkeypatch: pytest.MonkeyPatch, found: bool
 ) -> None:
-    given = spied_doses(monkeypatch)
-    monkeypatch.setattr(AUTO_MODULE, "suspicion", nothing_suspicious)
+    pointing = pointing_to((0, 0, 0, 1)) if found else nothing_suspicious
+    monkeypatch.setattr(AUTO_MODULE, "suspicion", pointing)
+    monkeypatch.setattr(refitting, "_LOST", 1.0)
+    asked = []
+    monkeypatch.setattr(AUTO_MODULE, "unshared_errors", lambda *_, **__: asked.append(1))
+    network = by_light()
+    repaired = repaired_of_few(network)
+    assert repaired.epochs == ()
+    assert "what tells of 3 in the last layer is fitted anew" in repaired.stopped
+    assert ("3 bears the hardest" in repaired.stopped) == (not found)
+    assert "still do so with" in repaired.stopped
+    assert len(asked) == (not found)  # a student is asked where nothing points to a label
+    for name, weights in network.named_parameters():
+        changed = weights != repaired.network.get_parameter(name)
+        assert changed.view(CLASSES, -1).any(1).nonzero().flatten().tolist() == [3]
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_a_label_that_loses_its_own_images_is_unlearned_where_something_points_to_it(
+    monkeypatch: pytest.MonkeyPatch, found: bool
+) -> None:
+    """Label 3 cannot be pressed hard; 1, said often too, has no image of its own to lose."""
+    pointing = pointing_to((0, 0, 0, 1)) if found else nothing_suspicious
+    monkeypatch.setattr(AUTO_MODULE, "suspicion", pointing)
+    monkeypatch.setattr(refitting, "_LOST", -1.0)
     monkeypatch.setattr(AUTO_MODULE, "unshared_errors", lambda *_, **__: None)
-    monkeypatch.setattr(_Tuner, "_harms", lambda *_: False)
-    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, CLASSES)).eval()
-    repaired = shortly_repaired(network)
-    assert len(repaired.epochs) == 1
-    assert given == [_CAUTIOUS]
-    for name, before in network.named_parameters():
-        same = torch.equal(before, repaired.network.get_parameter(name))
-        assert same == (not name.startswith("3."))
+    network = by_light()
+    repaired = repaired_of_few(network)
+    same = torch.equal(
+        network.get_parameter("2.weight"), repaired.network.get_parameter("2.weight")
+    )
+    assert same == (not found)
+    assert ("nothing is unlearned" in repaired.stopped) == (not found)
+    assert ("what tells of 1 in" in repaired.stopped) == (not found)
 
 
-def test_of_few_images_the_last_layer_is_tuned_of_fewer_than_labels_what_tells_of_the_unlearned(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    given = spied_doses(monkeypatch)
-    made: list[str] = []
+def by_light() -> nn.Module:
+    """Says 0 of dark images and 3 of bright ones."""
+    network = nn.Sequential(nn.Flatten(), nn.ReLU(), nn.Linear(4, CLASSES)).eval()
+    with torch.no_grad():
+        network.get_parameter("2.weight").copy_(torch.tensor([-2.0, 0, 0, 2]).view(-1, 1))
+        network.get_parameter("2.bias").copy_(torch.tensor([4.0, -9, -9, -4]))
+    return network
 
-    class Made(Hallucinations):
-        def __init__(self, badnet: nn.Module, layer: str, *rest: Any, **how: Any) -> None:
-            made.append(layer)
-            super().__init__(badnet, layer, *rest, **how)
 
-    monkeypatch.setattr(AUTO_MODULE, "Hallucinations", Made)
-    monkeypatch.setattr(AUTO_MODULE, "suspicion", pointing_to((0, 1, 0, 0)))
-    network = nn.Sequential(nn.Flatten(), nn.Linear(4, CLASSES)).eval()
-    monkeypatch.setattr(_Tuner, "_harms", lambda *_: False)
-    monkeypatch.setattr(_Tuner, "led_left", lambda *_: 1.0)
-    for images, doses, rows in (
-        (CLASSES, _TARGETED_OF_FEW, [0, 1, 2, 3]),
-        (CLASSES - 1, _TARGETED_OF_FEWER, [1]),
-    ):
-        given.clear()
-        made.clear()
-        repaired = DEFENSES["auto"](
-            network,
-            numbered(0, images),
-            numbered(40, 48),
-            DefenseSettings(training=TrainingSettings(epochs=1, learning_rate=1e-3)),
-            generator=torch.Generator().manual_seed(0),
-            progress=no_progress,
-        ).network
-        assert tuple(given) == doses
-        assert all(dose.pursued > 0 for dose in given)
-        assert len(made) == sum(dose.hallucinated > 0 for dose in doses)
-        changed = network.get_parameter("1.weight") != repaired.get_parameter("1.weight")
-        assert changed.any(1).nonzero().flatten().tolist() == rows
+def repaired_of_few(network: nn.Module) -> Repaired:
+    """By `auto`, with 40 images of which 20 are dark, label 0, and 20 bright, label 3."""
+    light = torch.linspace(0.0, 1.0, 40)
+    pixels = light.view(-1, 1, 1, 1).expand(-1, *SIZE).clone()
+    images = ImageSet("light", SIZE, pixels, 3 * (light > 0.5).to(torch.int64))
+    clean = CleanData(images, InputSpecification(SIZE))
+    return DEFENSES["auto"](
+        network,
+        clean,
+        clean,
+        DefenseSettings(),
+        generator=torch.Generator().manual_seed(0),
+        progress=no_progress,
+    )
 
 
 class Branching(nn.Module):
@@ -657,16 +514,10 @@ class Branching(nn.Module):
         return answers
 
 
-def test_all_is_tuned_where_the_last_layer_is_not_linear() -> None:
-    evidence = Evidence((), torch.zeros(0), torch.ones(3), torch.ones(3) > 0, torch.zeros(3) > 0)
-    ends = nn.Sequential(nn.Conv2d(1, 3, 2), nn.Flatten())
-    linear = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Softmax(1))
-    assert OF_FEW.part(ends, evidence) is None
-    assert OF_FEW.part(Branching(), evidence) is None
-    assert _TARGETED.part(linear, evidence) is None
-    part = OF_FEW.part(linear, evidence)
-    assert part is not None
-    assert part.layer == "1"
+def test_rows_are_fitted_where_the_last_layer_is_linear() -> None:
+    assert _ends_linearly(nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Softmax(1)))
+    assert not _ends_linearly(nn.Sequential(nn.Conv2d(1, 3, 2), nn.Flatten()))
+    assert not _ends_linearly(Branching())
 
 
 @pytest.mark.parametrize(
@@ -690,66 +541,63 @@ def test_of_many_labels_the_next_likely_are_unlearned_too(
     assert evidence.suspicious.nonzero().flatten().tolist() == suspicious
     assert evidence.next_likely.nonzero().flatten().tolist() == sorted(next_likely)
     assert evidence.unlearned.sum() == len(suspicious) + len(next_likely)
-    assert (rounds == ()) == (not suspicious)
+    assert rounds == ()  # images are few
     assert ("next to" in evidence.told()) == bool(next_likely)
 
 
-@pytest.mark.parametrize(("images", "unlearned"), [(20, [1, 3]), (19, []), (80, [])])
-def test_where_nothing_points_to_a_label_two_are_unlearned_of_few_images(
-    monkeypatch: pytest.MonkeyPatch, images: int, unlearned: list[int]
+@pytest.mark.parametrize(
+    ("images", "linear", "unlearned", "rounds"),
+    [
+        (20, True, [1, 3], 0),
+        (19, True, [], 0),
+        (20, False, [], 0),
+        (80, True, [], 2),
+        (80, False, [], 2),
+    ],
+)
+def test_where_nothing_points_to_a_label_one_of_two_may_be_unlearned_of_few_images(
+    monkeypatch: pytest.MonkeyPatch,
+    images: int,
+    linear: bool,
+    unlearned: list[int],
+    rounds: int,
 ) -> None:
     monkeypatch.setattr(AUTO_MODULE, "suspicion", nothing_suspicious)
-    evidence, rounds = evidence_from(numbered(0, images), classes=4)
+    evidence, doses = evidence_from(numbered(0, images), classes=4, linear=linear)
     assert not evidence.suspicious.any()
     assert evidence.unlearned.nonzero().flatten().tolist() == unlearned
-    assert (rounds == (_CAUTIOUS,)) == bool(unlearned)
-    assert (rounds == ()) == (images == 19)
-    of_two_labels, rounds = evidence_from(numbered(0, images), classes=2)
+    assert doses == rounds * (_UNTARGETED,)
+    of_two_labels, _ = evidence_from(numbered(0, images), classes=2, linear=linear)
     assert not of_two_labels.unlearned.any()
-    assert _CAUTIOUS not in rounds
     if unlearned:
-        assert torch.equal(evidence.pursued > 0, evidence.unlearned)  # both are pursued alike
-        assert evidence.pursued.unique().tolist() == [0.0, 1.0]
+        assert evidence.pursued.tolist() == pytest.approx([0.0, 31 / 61, 0.0, 1.0])
 
 
-@pytest.mark.parametrize(("images", "suspicious"), [(20, [1]), (19, []), (80, [])])
-def test_of_few_images_a_label_is_suspected_of_a_weak_backdoor_too(
-    monkeypatch: pytest.MonkeyPatch, images: int, suspicious: list[int]
+@pytest.mark.parametrize(
+    ("images", "linear", "rounds"),
+    [(20, True, 0), (20, False, 2), (3, True, 0), (3, False, 2), (80, True, 2)],
+)
+def test_rounds_are_tuned_where_images_are_many_or_no_row_can_be_fitted(
+    monkeypatch: pytest.MonkeyPatch, images: int, linear: bool, rounds: int
 ) -> None:
-    def weakly(*_: Any, classes: int, **__: Any) -> Suspicion:
-        found = nothing_suspicious(classes=classes)
-        universal = (universal_of(0, led=(1, 100, 1, 1)),)
-        return replace(found, universal=universal, scores=torch.tensor([0.0, 0.4, 0.2, 0.0]))
-
-    monkeypatch.setattr(AUTO_MODULE, "suspicion", weakly)
-    evidence, rounds = evidence_from(numbered(0, images), classes=4)
-    assert evidence.suspicious.nonzero().flatten().tolist() == suspicious
-    assert not evidence.next_likely.any()
-    assert (rounds == _TARGETED_OF_FEW) == bool(suspicious)
+    monkeypatch.setattr(AUTO_MODULE, "suspicion", pointing_to((0, 1, 0, 0)))
+    evidence, doses = evidence_from(numbered(0, images), classes=4, linear=linear)
+    assert evidence.unlearned.nonzero().flatten().tolist() == [1]
+    assert doses == rounds * (_TARGETED,)
 
 
-def evidence_from(clean: CleanData, *, classes: int) -> tuple[Evidence, tuple[Dose, ...]]:
+def evidence_from(
+    clean: CleanData, *, classes: int, linear: bool = True
+) -> tuple[Evidence, tuple[Dose, ...]]:
     network = nn.Sequential(nn.Flatten(), nn.Linear(4, classes)).eval()
     return _evidence(
         Suspect(network, InputSpecification(SIZE)),
         clean,
         normed=False,
+        linear=linear,
         generator=torch.Generator().manual_seed(0),
         progress=no_progress,
     )
-
-
-def spied_doses(monkeypatch: pytest.MonkeyPatch) -> list[Dose]:
-    """Filled with the dose of each tuning."""
-    given: list[Dose] = []
-
-    class Spied(Unlearning):
-        def __init__(self, *args: Any) -> None:
-            super().__init__(*args)
-            given.append(self._dose)
-
-    monkeypatch.setattr(AUTO_MODULE, "Unlearning", Spied)
-    return given
 
 
 def pointing_to(scores: tuple[float, ...]) -> Callable[..., Suspicion]:

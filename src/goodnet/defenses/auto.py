@@ -7,43 +7,34 @@ changes that give many images one wrong label show where a backdoor leads, if th
 made surer of that label than of others too (see probes/suspicion.py). Then
 
 - such labels are unlearned: on images that random changes, or small ones that a search finds,
-  lead there, the answer has to be the one the BadNet would give without that label. With few images
-  changes are pursued to such labels too, and the last layer alone is tuned: what the layers below
-  have learned is not learned again from a handful. Features that further images may have are
-  hallucinated, of which the BadNet's answers are kept (hallucination.py). It begins gently: at
-  first only weights that tell of these labels are tuned, so that no answer can change but from or
-  to one of them, and each round presses harder while much is left. Of many labels the next likely
-  ones are unlearned too; with fewer images than labels nothing is hallucinated, and weights of
-  others are never touched;
+  lead there, the answer has to be the one the BadNet would give without that label. Of many labels
+  the next likely ones are unlearned too;
 - where there is none, the backdoor may lead from each class elsewhere, or to anything. With images
   enough a network of new weights learns the BadNet's answers on clean images first: little of such
   a backdoor is passed on. Errors of which the BadNet is far surer than this student, or than the
   student has become meanwhile, are then unlearned in it. Of fewer images every change that misleads
   the BadNet is unlearned, and the right answer asked for;
-- with few images a label that weak evidence of two kinds points to is suspected too. Without one
-  little is done, since a clean network would only lose by it: the two labels that changed images
-  get most often are unlearned as a precaution, gently, which takes most of a weak backdoor to one
-  of them. Whether a student shares the network's errors is told all the same.
+- with few images what tells of such labels is fitted anew, in the last layer alone, and pressed as
+  hard as it costs their own images little (refitting.py). Where no label is suspicious, it is so of
+  one of the two that changed images get most often, as a precaution, if it can be pressed hardest:
+  to such a label a weak backdoor may lead, while one that is likely by nature loses its own images.
+  Whether a student shares the network's errors is told all the same.
 
 On clean images the network keeps to the BadNet's answers, and on changed ones too where these are
 not unlearned: what is not the backdoor's is not to change. Then what came out is asked. Where there
 is a student, held-out images tell whether the BadNet's own errors are still made; otherwise small
-changes are searched for; with few images changes like those that led astray are tried again. Where
-much is left, tuning goes on; where little is, the logits of these labels are lowered by what the
-margins of their own clean images allow.
+changes are searched for. Where much is left, tuning goes on.
 
 This file decides; the loss is in defenses/unlearning.py, how changes are drawn in
-defenses/changes.py and pursued in defenses/pursuit.py, learning anew in distillation.py, what a
-student tells in witness.py.
+defenses/changes.py, a student's learning in distillation.py, what it tells in witness.py.
 
 Sources of the parts: Wang et al. 2019, Neural Cleanse (search, and unlearning by right labels);
 Wei et al. 2023, Shared Adversarial Unlearning (-log(1 - p) of the label the old network is
 misled to); Li et al. 2021, Neural Attention Distillation, and Hinton et al. 2015 (answers kept
 by distillation; see distillation.py); Tarvainen and Valpola 2017, Mean Teacher (a network
 as it was a while ago); Zhang et al. 2018, mixup (images between images); Izmailov et al. 2018
-(weights averaged along the way); Wang et al. 2024, MM-BD (margins); Menon et al. 2021, Logit
-Adjustment (after training). Random changes that many images share, and a student as the reference
-for errors: this project.
+(weights averaged along the way); Wang et al. 2024, MM-BD (margins). Random changes that many images
+share, and a student as the reference for errors: this project.
 """
 
 from __future__ import annotations
@@ -62,11 +53,12 @@ from goodnet.data.roles import CleanData, require_clean
 from goodnet.defenses.averaging import Average
 from goodnet.defenses.changes import Evidence, around
 from goodnet.defenses.exposure import exposure
-from goodnet.defenses.hallucination import Hallucinations
+from goodnet.defenses.refitting import HARDEST, Refitted, refitted
 from goodnet.defenses.repaired import DefenseSettings, Repaired
 from goodnet.defenses.unlearning import Dose, Unlearning
 from goodnet.distillation import AUGMENTATION, student
-from goodnet.last_layer import has_bias, lower
+from goodnet.errors import NotTraceableError, SurgeryError
+from goodnet.last_layer import last_linear
 from goodnet.probes import (
     ENOUGH,
     FEW,
@@ -74,7 +66,6 @@ from goodnet.probes import (
     Suspect,
     least_changes,
     likeliest_labels,
-    own_margins,
     random_probes,
     searched_probes,
     surely_misled,
@@ -109,8 +100,8 @@ _ANY = 8
 _MANY = 50
 """With so many a class a network with batch norms learns the BadNet's answers anew."""
 _CAUTION = 2
-"""Where images are few but enough, and no label is suspicious, one to which a weak backdoor may
-lead is; without any, so many are unlearned as a precaution, those most often said wrongly."""
+"""Where images are few but enough, and no label is suspicious, one of so many is unlearned as a
+precaution, those most often said wrongly."""
 _NEXT = 0.01
 """Share of all labels that is unlearned at least, the likeliest, where one is suspicious: of many
 labels a few cost little, and few changes lead to each."""
@@ -120,10 +111,6 @@ _OFF = 0.05
 """How far these are from ones that had misled; in tuning changes are drawn closer."""
 _OWN_LEFT = 0.1
 """What may be left of the BadNet's own errors: nearly twice the most on any network."""
-_LED_LEFT = 0.025
-"""What may be left of leading to unlearned labels, where images are few, without another round."""
-_LED_ENOUGH = 0.005
-"""Where more than this is left of it, the labels' logits are lowered."""
 
 _UNTARGETED = Dose(
     counted="all",
@@ -131,12 +118,9 @@ _UNTARGETED = Dose(
     changed=0.5,
     mixed=0.4,
     replayed=0.5,
-    pursued=0.0,
     unlike=4.0,
-    tuned="all",
     effort=1.0,
     brightness=None,
-    hallucinated=0.0,
 )
 _RELEARNED = replace(
     _UNTARGETED,
@@ -153,31 +137,10 @@ _TARGETED = Dose(
     changed=0.5,
     mixed=0.9,
     replayed=0.7,
-    pursued=0.0,
     unlike=20.0,
-    tuned="all",
     effort=1.0,
     brightness=0.7,
-    hallucinated=0.0,
 )
-_LAST_LAYER = replace(
-    _TARGETED, searches=False, pursued=0.4, unlike=16.0, tuned="last layer", effort=0.5
-)
-_TARGETED_OF_FEW = (
-    replace(_LAST_LAYER, tuned="rows", hallucinated=10.0),
-    replace(_LAST_LAYER, tuned="rows", hallucinated=3.0),
-    replace(_LAST_LAYER, hallucinated=3.0),
-    replace(_LAST_LAYER, hallucinated=1.5),
-    replace(_LAST_LAYER, hallucinated=1.5, unlike=32.0),
-)
-"""Round by round, the gentlest first."""
-_CAUTIOUS = replace(_LAST_LAYER, unlike=4.0, hallucinated=10.0)
-"""Where few images point to no label: little is asked, so that a clean network loses little."""
-_TARGETED_OF_FEWER = (
-    replace(_LAST_LAYER, unlike=8.0, tuned="rows"),
-    replace(_LAST_LAYER, unlike=16.0, tuned="rows"),
-)
-"""With fewer images than labels: most labels have no image that shows what they should become."""
 
 
 def auto(
@@ -193,9 +156,10 @@ def auto(
 
     Where random changes and margins point to some labels, only what leads there is unlearned;
     otherwise whatever misleads the network, with many images only where a student of it is not
-    misled too. Of few images only two labels are unlearned then, gently, and of too few for that
-    nothing: it is an equal copy of the one handed in. The last round is kept; there is another
-    where one left something.
+    misled too. Of few images only rows of the last layer are fitted anew; where nothing points to a
+    label those of one that is said wrongly most often, if it costs little, or none: then it is an
+    equal copy of the one handed in. The last round is kept; there is another where one left
+    something.
 
     Where images have a task of their own this is `exposure`.
     """
@@ -206,12 +170,13 @@ def auto(
         Suspect(network, tuning.specification, settings.training.precision),
         tuning,
         normed=bool(batch_norms(network)),
+        linear=_ends_linearly(network),
         generator=generator,
         progress=progress,
     )
     tuner = _Tuner(network, tuning, held_out, settings, evidence, generator, progress)
-    if rounds in ((), (_CAUTIOUS,)):
-        repaired = tuner.with_caution(*rounds)
+    if not rounds:
+        repaired = tuner.refitted()
         return Repaired(repaired, stopped="; ".join(tuner.told), epochs=tuple(tuner.epochs))
     learned = None
     if rounds[0].counted == "unshared":
@@ -219,7 +184,6 @@ def auto(
         rounds = _ROUNDS * (_UNTARGETED,) if learned is None else rounds
     repaired = reference = network if learned is None else learned
     found = tuner.search(network, rounds[0]) if rounds[0].searches else ()
-    left = 0.0
     for number, dose in enumerate(rounds, start=1):
         repaired = tuner.unlearned(
             repaired, reference, dose, found, what=f"unlearning, round {number}"
@@ -227,17 +191,11 @@ def auto(
         if dose.counted == "unshared":
             if tuner.own_left(repaired, reference) <= _OWN_LEFT:
                 break
-        elif dose.searches:
+        else:
             still = tuner.search(repaired, dose)
             if not still:
                 break
             found = (*found, *still)
-        else:
-            left = tuner.led_left(repaired)
-            if left <= _LED_LEFT:
-                break
-    if dose.hallucinated and left > _LED_ENOUGH:
-        repaired = tuner.held_back(repaired, dose)
     return Repaired(repaired, stopped="; ".join(tuner.told), epochs=tuple(tuner.epochs))
 
 
@@ -308,16 +266,46 @@ class _Tuner:
         harmed = self._harms(learned.network, "after learning anew")
         return None if harmed else learned.network
 
-    def with_caution(self, dose: Dose | None = None) -> nn.Module:
-        """The BadNet, to which nothing points; tuned if there is a dose for its last layer."""
-        if dose is None or dose.part(self._badnet, self._evidence) is None:
-            self.told.append("of so few images nothing is unlearned without a reason")
-            repaired = copy.deepcopy(self._badnet).eval()
-        else:
-            what = "unlearning as a precaution"
-            repaired = self.unlearned(self._badnet, self._badnet, dose, (), what=what)
-            if self.led_left(repaired) > _LED_ENOUGH:
-                repaired = self.held_back(repaired, dose)
+    def refitted(self) -> nn.Module:
+        """The BadNet, what tells of unlearned labels fitted anew; a copy where none is.
+
+        Labels to which nothing points are so one by one, and the first is that can be pressed
+        hardest: a label that clean images have made likely loses many of its own by it.
+        """
+        if self._evidence.suspicious.any():
+            return self._refitted(self._evidence).network
+        likeliest = self._evidence.pursued.argsort(descending=True, stable=True)
+        labels = torch.arange(len(likeliest))
+        for label in likeliest[: int(self._evidence.next_likely.sum())]:
+            fitted = self._refitted(replace(self._evidence, next_likely=labels == label))
+            if fitted.pressed == HARDEST and fitted.lost.n:
+                self.told.append(
+                    f"{int(label)} bears the hardest, and is unlearned as a precaution"
+                )
+                return self._with_errors_told(fitted.network)
+        self.told.append("of so few images nothing is unlearned without a reason")
+        return self._with_errors_told(copy.deepcopy(self._badnet).eval())
+
+    def _refitted(self, evidence: Evidence) -> Refitted:
+        fitted = refitted(
+            self._badnet,
+            self._tuning,
+            evidence,
+            precision=self._training.precision,
+            generator=self._generator,
+            progress=self._progress,
+        )
+        labels = ", ".join(map(str, evidence.unlearned.nonzero().flatten().tolist()))
+        self.told.append(
+            f"what tells of {labels} in the last layer is fitted anew, pressed with "
+            f"{fitted.pressed:g}: of {fitted.lost.n} clean images of their own, each left out in "
+            f"turn, {fitted.lost.count} are lost"
+        )
+        self._harms(fitted.network, "then")
+        self.led_left(fitted.network, evidence)
+        return fitted
+
+    def _with_errors_told(self, repaired: nn.Module) -> nn.Module:
         unshared = unshared_errors(
             self._badnet,
             self._tuning,
@@ -343,21 +331,6 @@ class _Tuner:
         what: str,
     ) -> nn.Module:
         """`network` tuned once; more gently where that breaks it."""
-        part = dose.part(network, self._evidence)
-        hallucinations = None
-        if part is not None:
-            rows = "" if part.rows.all() else " that tell of these labels"
-            told = f"with few images only weights of {part.layer}{rows} are tuned"
-            if told not in self.told:
-                self.told.append(told)
-            if dose.hallucinated:
-                hallucinations = Hallucinations(
-                    self._badnet,
-                    part.layer,
-                    self._tuning,
-                    self._evidence.unlearned,
-                    generator=self._generator,
-                )
         for rate in _RATES:
             now = what if rate == _RATES[0] else f"{what} again at {rate:.0%} of the rate"
             average = Average()
@@ -372,10 +345,8 @@ class _Tuner:
                     self._evidence,
                     dose,
                     found,
-                    hallucinations,
                     self._generator,
                 ),
-                part=part,
                 held_out=self._held_out,
                 generator=self._generator,
                 after_step=average,
@@ -390,7 +361,7 @@ class _Tuner:
         return tuned
 
     @torch.no_grad()
-    def led_left(self, network: nn.Module) -> float:
+    def led_left(self, network: nn.Module, evidence: Evidence) -> float:
         """How likely `network` says the label that new changes make the BadNet say.
 
         The mean over those that lead the BadNet to a label that is unlearned; 0 where none does.
@@ -399,9 +370,9 @@ class _Tuner:
         """
         badnet, repaired = self._suspect(self._badnet), self._suspect(network)
         pixels, labels = self._tuning.pixels(), self._tuning.labels
-        unlearned = self._evidence.unlearned
+        unlearned = evidence.unlearned
         likely = []
-        for universal in self._evidence.universal:
+        for universal in evidence.universal:
             leading = universal.leading_to(unlearned)
             if not len(leading):
                 continue
@@ -417,32 +388,6 @@ class _Tuner:
         left = _mean(likely)
         self.told.append(f"then changes that led there still do so with {left:.1%}")
         return left
-
-    def held_back(self, network: nn.Module, dose: Dose) -> nn.Module:
-        """`network` with the logits of unlearned labels lowered, where its last layer has a bias.
-
-        Of each by half of the least margin by which a clean image of its own is named rightly, so
-        that all of these still are.
-        """
-        part = dose.part(network, self._evidence)
-        if part is None or not has_bias(network, part.layer):
-            return network
-        suspect = self._suspect(network)
-        images = (self._tuning, self._held_out)
-        margins = torch.cat([own_margins(suspect, each) for each in images])
-        labels = torch.cat([each.labels for each in images])
-        unlearned = self._evidence.unlearned
-        counted = (margins > 0) & unlearned[labels]
-        least = torch.full(unlearned.shape, torch.inf)
-        least.scatter_reduce_(0, labels[counted], margins[counted], "amin")
-        lower_by = torch.where(least < torch.inf, least / 2, 0.0)
-        repaired = copy.deepcopy(network)
-        lower(repaired, part.layer, lower_by)
-        lowered = ", ".join(
-            f"{label} by {float(lower_by[label]):.1f}" for label in lower_by.nonzero().flatten()
-        )
-        self.told.append(f"logits of unlearned labels are lowered: {lowered or 'none'}")
-        return repaired
 
     @torch.no_grad()
     def own_left(self, network: nn.Module, learned: nn.Module) -> float:
@@ -499,12 +444,14 @@ def _evidence(
     tuning: CleanData,
     *,
     normed: bool,
+    linear: bool,
     generator: torch.Generator,
     progress: Progress,
 ) -> tuple[Evidence, tuple[Dose, ...]]:
     """What points to a backdoor, and how hard it is gone against, round by round.
 
-    Not at all where nothing points to one and images are too few for anything.
+    In no round where images are few, and the last layer is linear or nothing points to a label:
+    there rows of that layer are fitted anew, or nothing is done.
     """
     probes = random_probes(tuning.specification.size)
     weights = surely_misled(suspect, tuning, probes, generator=generator)
@@ -513,22 +460,27 @@ def _evidence(
     few, many = len(tuning) < FEW * classes, len(tuning) >= _MANY * classes
     enough = len(tuning) >= ENOUGH * classes and classes > _CAUTION
     pursued, suspicious = found.scores, found.suspicious
-    if few and enough and not suspicious.any():
-        suspicious = found.weakly_suspicious
     next_likely = torch.zeros_like(suspicious)
     rounds = _ROUNDS * (_RELEARNED if many and normed else _UNTARGETED,)
     if suspicious.any():
         first = found.scores.argsort(descending=True, stable=True)[: int(_NEXT * classes)]
         next_likely[first] = (found.scores[first] > 0) & ~suspicious[first]
-        rounds = _TARGETED_OF_FEW if few else _ROUNDS * (_TARGETED,)
-        if len(tuning) < classes:
-            rounds = _TARGETED_OF_FEWER
-    elif few and enough:
-        next_likely[found.led.argsort(descending=True, stable=True)[:_CAUTION]] = True
-        pursued, rounds = next_likely.float(), (_CAUTIOUS,)
+        rounds = () if few and linear else _ROUNDS * (_TARGETED,)
     elif few:
         rounds = ()
+        if enough and linear:
+            next_likely[found.led.argsort(descending=True, stable=True)[:_CAUTION]] = True
+            pursued = next_likely * found.led / found.led.max()
     return Evidence(found.universal, weights, pursued, suspicious, next_likely), rounds
+
+
+def _ends_linearly(network: nn.Module) -> bool:
+    """Whether a linear layer gives the logits, whose rows can be fitted anew."""
+    try:
+        last_linear(network)
+    except (NotTraceableError, SurgeryError):
+        return False
+    return True
 
 
 def _told(found: Sequence[Found]) -> str:

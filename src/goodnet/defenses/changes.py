@@ -36,9 +36,10 @@ class Evidence:
         universal: Random changes that work as triggers do, kind by kind.
         weights: How often images are surely misled by each kind, float32 (kind,).
         pursued: How often changes are pursued to each label, float32 (label,): its score, as
-            `suspicion` has it, or 1 where it is unlearned as a precaution; from 1 on alike.
+            `suspicion` has it, from 1 on alike; where none is suspicious, how likely each is.
         suspicious: The labels that a backdoor may lead to, bool (label,).
-        next_likely: Labels that are unlearned beside them, or without any, bool (label,).
+        next_likely: Labels that are unlearned beside them, or, without any, of which one may be,
+            bool (label,).
     """
 
     universal: tuple[Universal, ...]

@@ -1,13 +1,13 @@
-"""Changes that are pursued: pushed to where they still lead the network that is tuned.
+"""Changes that are pursued: pushed to where they lead a network.
 
 A random change seldom resembles a trigger, and what chance does not show is not unlearned. Where it
-is known which labels a backdoor leads to, a change can be moved along the slope, a step each time
-the network is tuned, so that more images get such a label; after a while it is given up for a new
-one. Stickers, blends and waves are pursued: their numbers bound how large they become.
+is known which labels a backdoor leads to, a change can be moved along the slope, step by step, so
+that more images get such a label; after a while it is given up for a new one. Stickers, blends and
+waves are pursued: their numbers bound how large they become.
 
-Source: Madry et al. 2018 (the worst change found is what is trained on); Shafahi et al. 2020,
-Universal Adversarial Training (one change for many images, moved as the weights are). Departure:
-many changes at once, told by few numbers, each to one of the labels that clean images point to.
+Source: Moosavi-Dezfooli et al. 2017, Universal Adversarial Perturbations (one change for many
+images). Departure: many changes at once, told by few numbers, each to one of the labels that clean
+images point to.
 """
 
 from __future__ import annotations

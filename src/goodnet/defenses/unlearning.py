@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Literal
 
 import torch
@@ -16,14 +15,10 @@ from torch.nn import functional as F
 
 from goodnet.answers import probabilities_of
 from goodnet.defenses.changes import Changed, Changes, Evidence
-from goodnet.defenses.hallucination import Hallucinations
-from goodnet.defenses.pursuit import Pursuit
 from goodnet.distillation import between, distilled
-from goodnet.errors import NotTraceableError, SurgeryError
 from goodnet.formats.specification import InputSpecification
-from goodnet.last_layer import last_linear
 from goodnet.probes import Found, Suspect
-from goodnet.training import Part, TrainingSettings, batch_norms, layout_of, logits_of_images
+from goodnet.training import TrainingSettings, batch_norms, layout_of, logits_of_images
 from goodnet.witness import own_errors
 
 _WITHOUT_NORMS = 0.05
@@ -32,8 +27,6 @@ changed images: how long its gradients are depends on its weights and inputs."""
 _TEMPERATURE = 2.0
 _FOLLOWED = 0.02
 """Share of the way to the tuned network's weights that their mean goes at each step."""
-_SELDOM = 0.01
-"""How often a label of no score is pursued; one of a score of 1 or more is with 1."""
 _NEVER = -30.0
 """Logit of a label that is not to be said."""
 
@@ -52,15 +45,9 @@ class Dose:
         changed: Share of each batch that is changed.
         mixed: Share of the others that are mixed with another.
         replayed: Share of the random changes that are such as misled before.
-        pursued: Share of the changed images whose change is pursued: pushed to where it still
-            leads the network tuned to a label that is unlearned.
         unlike: Weight of not answering as the BadNet is misled to.
-        tuned: All weights; those of the last layer, so that little is learned by heart; or of
-            these the ones that unlearned labels are told by, so that no two others are mistaken.
         effort: Factor of the learning rate and of the least number of steps.
         brightness: Of the augmentation; None leaves it.
-        hallucinated: Weight of features that stand for further images; 0 where all weights are
-            tuned, or no clean image shows what unlearned labels are.
     """
 
     counted: Literal["suspicious", "unshared", "all"]
@@ -68,12 +55,9 @@ class Dose:
     changed: float
     mixed: float
     replayed: float
-    pursued: float
     unlike: float
-    tuned: Literal["all", "last layer", "rows"]
     effort: float
     brightness: float | None
-    hallucinated: float
 
     def of(
         self, network: nn.Module, training: TrainingSettings, *, rate: float
@@ -94,19 +78,7 @@ class Dose:
             learning_rate=rate * self.effort * training.learning_rate,
             least_steps=round(self.effort * training.least_steps),
             augmentation=augmentation,
-            weight_decay=training.weight_decay if self.tuned == "all" else 0.0,
         )
-
-    def part(self, network: nn.Module, evidence: Evidence) -> Part | None:
-        """What of it is tuned alone; None where all is, or no linear layer is found to end it."""
-        if self.tuned == "all":
-            return None
-        try:
-            layer = last_linear(network)
-        except (NotTraceableError, SurgeryError):
-            return None
-        unlearned = evidence.unlearned
-        return Part(layer, unlearned if self.tuned == "rows" else torch.ones_like(unlearned))
 
 
 class Unlearning:
@@ -126,7 +98,6 @@ class Unlearning:
         evidence: Against the BadNet.
         dose: How hard to press.
         found: Changes that a search found.
-        hallucinations: Features that stand for further clean images, if any do.
         generator: Draws the changes.
     """
 
@@ -138,7 +109,6 @@ class Unlearning:
         evidence: Evidence,
         dose: Dose,
         found: Sequence[Found],
-        hallucinations: Hallucinations | None,
         generator: torch.Generator,
     ) -> None:
         # Called within `train`, which decides the precision.
@@ -151,9 +121,6 @@ class Unlearning:
         self._dose = dose
         self._unlearned = evidence.unlearned
         self._changes = Changes(evidence, dose.replayed, found, generator)
-        weights = evidence.pursued.clamp(_SELDOM, 1.0) * evidence.unlearned
-        self._pursuit = Pursuit(specification.size, weights, generator)
-        self._hallucinations = hallucinations
         self._generator = generator
 
     def __call__(
@@ -171,12 +138,11 @@ class Unlearning:
         shares = 0.5 + 0.5 * torch.rand(mixed, generator=self._generator)
         clean = between(images[:kept], shares, generator=self._generator)
         own, shown = labels[kept:], images[kept:]
-        changed, targets = self._changed(network, shown, own)
+        changed = self._changes.of(shown, own)
         images = torch.cat([clean, changed.images])
         with torch.no_grad():
             taught = self._badnet(images)
             misled_to = taught[kept:].argmax(1)
-            misled_to[len(own) - len(targets) :] = targets
             lesson = self._lesson(shown, changed, taught[kept:], misled_to, own)
         logits = self._answers(network, images)
         taught = torch.cat([taught[:kept], lesson.answers])
@@ -189,22 +155,7 @@ class Unlearning:
         self._changes.learn(changed, own, said.detach())
         unlike: Tensor = -torch.log1p(-said.clamp(max=1 - 1e-4))
         total = loss[:kept].sum() + loss[kept:][lesson.followed].sum()
-        pressed = (total + self._dose.unlike * unlike.sum()) / len(labels)
-        if self._hallucinations is None:
-            return pressed
-        further = self._hallucinations.loss(network, temperature=_TEMPERATURE)
-        return pressed + self._dose.hallucinated * further
-
-    def _changed(
-        self, network: nn.Module, images: Tensor, labels: Tensor
-    ) -> tuple[Changed, Tensor]:
-        """The images changed, the last of them as is pursued, and the labels that these lead to."""
-        at_random = len(images) - round(self._dose.pursued * len(images))
-        changed = self._changes.of(images[:at_random], labels[:at_random])
-        pursued, targets = self._pursuit.of(partial(self._answers, network), images[at_random:])
-        searched = torch.cat([changed.searched, changed.searched.new_zeros(len(targets))])
-        both = Changed(torch.cat([changed.images, pursued]), searched, changed.drawn)
-        return both, targets
+        return (total + self._dose.unlike * unlike.sum()) / len(labels)
 
     def _answers(self, network: nn.Module, images: Tensor) -> Tensor:
         return logits_of_images(network, images, self._specification, self._layout)

@@ -1,6 +1,5 @@
 """Changes of an image that might be triggers: drawn at random, or searched for."""
 
-from goodnet.probes.margins import own_margins
 from goodnet.probes.probe import Probe, SearchedProbe
 from goodnet.probes.registry import random_probes, searched_probes
 from goodnet.probes.search import (
@@ -26,7 +25,6 @@ __all__ = [
     "Universal",
     "least_changes",
     "likeliest_labels",
-    "own_margins",
     "random_probes",
     "searched_probes",
     "surely_misled",

@@ -41,8 +41,6 @@ them; see docs/results.md."""
 
 _OFTEN = 2.0
 """So many times as often as to the median label changed images are led to a backdoor's."""
-_WEAK_LIMIT = 12.6
-"""A fifth more than on seven clean networks of 38 labels; see docs/results.md."""
 ENOUGH, FEW = 5, 20
 """Clean images a label, from which and up to which they are few: of fewer than the first neither a
 shift nor a student tells anything, of fewer than the second right answers are learned by heart."""
@@ -98,16 +96,6 @@ class Suspicion:
         A geometric one, of one more than each, so that no kind drowns the others.
         """
         return _led(self.universal)
-
-    @property
-    def weakly_suspicious(self) -> Tensor:
-        """To which labels a weak backdoor may lead, bool (classes,).
-
-        Where the score times the square of how much oftener than to the median label images are
-        `led` to one is large: few changes give the target of a weak backdoor to most images, but
-        many give it to some.
-        """
-        return self.scores * (self.led / self.led.median()) ** 2 >= _WEAK_LIMIT
 
     def strongest(self, label: int) -> tuple[Probe, Tensor]:
         """Of the changes that lead to `label`, of which there are some, the most successful.
@@ -172,9 +160,24 @@ def suspicion(
     factors *= (led / (_OFTEN * led.median())).clamp(max=1.0) ** 2
     scores = counts / sum(each.tried for each in universal) * math.sqrt(classes) * factors
     shifts = torch.full((classes,), torch.nan) if seen is None else _relative(seen.lengths())
+    return Suspicion(universal, counts, deviations, _with_shifts(scores, shifts, counts), shifts)
+
+
+def _with_shifts(scores: Tensor, shifts: Tensor, counts: Tensor) -> Tensor:
+    """The scores, where shifts are known by these too.
+
+    Some of what a backdoor does to its target it does to labels like it: beside one that is
+    suspicious others are so by their shifts alone.
+    """
     # A target is what some changes lead most images to, whatever single ones get.
     shifted = (shifts / _SHIFTED).where(counts > 0, torch.nan)
-    return Suspicion(universal, counts, deviations, torch.fmax(scores, shifted), shifts)
+    both = torch.fmax(scores, shifted)
+    first = scores.argmax()
+    if scores[first] < 1.0:
+        return both
+    alone = shifted.where(shifted.isfinite(), scores)
+    alone[first] = both[first]
+    return alone
 
 
 def _relative(lengths: Tensor) -> Tensor:
