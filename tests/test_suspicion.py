@@ -123,23 +123,6 @@ def test_of_few_images_a_label_is_suspicious_by_its_shift(
         assert float(found.shifts[label]) == pytest.approx(longest / 2)
 
 
-@pytest.mark.parametrize(("shift", "suspicious"), [(7.8, False), (8.2, True), (float("nan"), True)])
-def test_beside_a_suspicious_label_others_are_so_by_their_shift(
-    monkeypatch: pytest.MonkeyPatch, shift: float, suspicious: bool
-) -> None:
-    """All labels have scores of one and more; the first has no long shift."""
-    monkeypatch.setattr(import_module("goodnet.probes.suspicion"), "_LIMIT_BEYOND", 1e-6)
-    monkeypatch.setattr(import_module("goodnet.probes.suspicion"), "_LIMIT", 1e-6)
-    first, second, *_ = suspected(20.0).scores.argsort(descending=True).tolist()
-    assert suspected(20.0).scores[second] >= 1.0
-    told = Told([2.0] * CLASSES)
-    told.lengths()[second] = shift
-    monkeypatch.setattr(Shifts, "of", lambda *_, **__: told)
-    found = suspected(20.0)
-    expected = {first, second} if suspicious else {first}
-    assert set(found.suspicious.nonzero().flatten().tolist()) == expected
-
-
 NAN = float("nan")
 
 

@@ -160,24 +160,9 @@ def suspicion(
     factors *= (led / (_OFTEN * led.median())).clamp(max=1.0) ** 2
     scores = counts / sum(each.tried for each in universal) * math.sqrt(classes) * factors
     shifts = torch.full((classes,), torch.nan) if seen is None else _relative(seen.lengths())
-    return Suspicion(universal, counts, deviations, _with_shifts(scores, shifts, counts), shifts)
-
-
-def _with_shifts(scores: Tensor, shifts: Tensor, counts: Tensor) -> Tensor:
-    """The scores, where shifts are known by these too.
-
-    Some of what a backdoor does to its target it does to labels like it: beside one that is
-    suspicious others are so by their shifts alone.
-    """
     # A target is what some changes lead most images to, whatever single ones get.
     shifted = (shifts / _SHIFTED).where(counts > 0, torch.nan)
-    both = torch.fmax(scores, shifted)
-    first = scores.argmax()
-    if scores[first] < 1.0:
-        return both
-    alone = shifted.where(shifted.isfinite(), scores)
-    alone[first] = both[first]
-    return alone
+    return Suspicion(universal, counts, deviations, torch.fmax(scores, shifted), shifts)
 
 
 def _relative(lengths: Tensor) -> Tensor:
