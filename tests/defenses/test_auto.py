@@ -518,6 +518,8 @@ def test_rows_are_fitted_where_the_last_layer_is_linear() -> None:
     assert _ends_linearly(nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Softmax(1)))
     assert not _ends_linearly(nn.Sequential(nn.Conv2d(1, 3, 2), nn.Flatten()))
     assert not _ends_linearly(Branching())
+    twice = nn.Linear(4, 4)
+    assert not _ends_linearly(nn.Sequential(nn.Flatten(), twice, nn.ReLU(), twice))
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ from goodnet.defenses.repaired import DefenseSettings, Repaired
 from goodnet.defenses.unlearning import Dose, Unlearning
 from goodnet.distillation import AUGMENTATION, student
 from goodnet.errors import NotTraceableError, SurgeryError
-from goodnet.last_layer import last_linear
+from goodnet.last_layer import features_network, last_linear
 from goodnet.probes import (
     ENOUGH,
     FEW,
@@ -475,9 +475,9 @@ def _evidence(
 
 
 def _ends_linearly(network: nn.Module) -> bool:
-    """Whether a linear layer gives the logits, whose rows can be fitted anew."""
+    """Whether a linear layer gives the logits, once for each image: its rows can be fitted anew."""
     try:
-        last_linear(network)
+        features_network(network, last_linear(network))
     except (NotTraceableError, SurgeryError):
         return False
     return True
