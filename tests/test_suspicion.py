@@ -167,6 +167,22 @@ def test_shifts_are_asked_for_where_images_are_few_but_enough(
     assert found.shifts.isfinite().all() == asked
 
 
+@pytest.mark.parametrize(
+    ("score", "times", "weakly"),
+    [(0.8, 4.0, True), (0.8, 3.9, False), (0.7, 4.0, False), (0.0, 40.0, False)],
+)
+def test_a_weak_backdoor_is_suspected_where_score_and_answers_point_to_one_label(
+    found: Suspicion, score: float, times: float, weakly: bool
+) -> None:
+    led = torch.full((CLASSES,), 9)
+    led[1] = round(10 * times) - 1
+    scores = torch.full((CLASSES,), 0.8)
+    scores[1] = score
+    universal = tuple(replace(each, led=led) for each in found.universal)
+    suspected = replace(found, universal=universal, scores=scores).weakly_suspicious
+    assert suspected.nonzero().flatten().tolist() == ([1] if weakly else [])
+
+
 def test_the_strongest_change_leads_to_its_label(found: Suspicion) -> None:
     probe, numbers = found.strongest(TARGET)
     clean = grey()

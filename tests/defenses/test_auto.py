@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
 
@@ -586,6 +586,21 @@ def test_rounds_are_tuned_where_images_are_many_or_no_row_can_be_fitted(
     evidence, doses = evidence_from(numbered(0, images), classes=4, linear=linear)
     assert evidence.unlearned.nonzero().flatten().tolist() == [1]
     assert doses == rounds * (_TARGETED,)
+
+
+@pytest.mark.parametrize(("images", "suspicious"), [(20, [1]), (19, []), (80, [])])
+def test_of_few_images_a_label_is_suspected_of_a_weak_backdoor_too(
+    monkeypatch: pytest.MonkeyPatch, images: int, suspicious: list[int]
+) -> None:
+    def weakly(*_: Any, classes: int, **__: Any) -> Suspicion:
+        found = nothing_suspicious(classes=classes)
+        universal = (universal_of(0, led=(1, 100, 1, 1)),)
+        return replace(found, universal=universal, scores=torch.tensor([0.0, 0.4, 0.2, 0.0]))
+
+    monkeypatch.setattr(AUTO_MODULE, "suspicion", weakly)
+    evidence, _ = evidence_from(numbered(0, images), classes=4)
+    assert evidence.suspicious.nonzero().flatten().tolist() == suspicious
+    assert not evidence.next_likely.any()
 
 
 def evidence_from(

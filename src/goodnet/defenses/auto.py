@@ -14,11 +14,12 @@ made surer of that label than of others too (see probes/suspicion.py). Then
   a backdoor is passed on. Errors of which the BadNet is far surer than this student, or than the
   student has become meanwhile, are then unlearned in it. Of fewer images every change that misleads
   the BadNet is unlearned, and the right answer asked for;
-- with few images what tells of such labels is fitted anew, in the last layer alone, and pressed as
-  hard as it costs their own images little (refitting.py). Where no label is suspicious, it is so of
-  one of the two that changed images get most often, as a precaution, if it can be pressed hardest:
-  to such a label a weak backdoor may lead, while one that is likely by nature loses its own images.
-  Whether a student shares the network's errors is told all the same.
+- with few images a label that weak evidence of two kinds points to is suspected too, and what tells
+  of such labels is fitted anew, in the last layer alone, and pressed as hard as it costs their own
+  images little (refitting.py). Where no label is suspicious, it is so of one of the two that
+  changed images get most often, as a precaution, if it can be pressed hardest: to such a label a
+  weak backdoor may lead, while one that is likely by nature loses its own images. Whether a student
+  shares the network's errors is told all the same.
 
 On clean images the network keeps to the BadNet's answers, and on changed ones too where these are
 not unlearned: what is not the backdoor's is not to change. Then what came out is asked. Where there
@@ -460,6 +461,8 @@ def _evidence(
     few, many = len(tuning) < FEW * classes, len(tuning) >= _MANY * classes
     enough = len(tuning) >= ENOUGH * classes and classes > _CAUTION
     pursued, suspicious = found.scores, found.suspicious
+    if few and enough and not suspicious.any():
+        suspicious = found.weakly_suspicious
     next_likely = torch.zeros_like(suspicious)
     rounds = _ROUNDS * (_RELEARNED if many and normed else _UNTARGETED,)
     if suspicious.any():

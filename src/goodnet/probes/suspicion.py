@@ -41,6 +41,8 @@ them; see docs/results.md."""
 
 _OFTEN = 2.0
 """So many times as often as to the median label changed images are led to a backdoor's."""
+_WEAK_LIMIT = 12.6
+"""A fifth more than on seven clean networks of 38 labels; see docs/results.md."""
 ENOUGH, FEW = 5, 20
 """Clean images a label, from which and up to which they are few: of fewer than the first neither a
 shift nor a student tells anything, of fewer than the second right answers are learned by heart."""
@@ -96,6 +98,16 @@ class Suspicion:
         A geometric one, of one more than each, so that no kind drowns the others.
         """
         return _led(self.universal)
+
+    @property
+    def weakly_suspicious(self) -> Tensor:
+        """To which labels a weak backdoor may lead, bool (classes,).
+
+        Where the score times the square of how much oftener than to the median label images are
+        `led` to one is large: few changes give the target of a weak backdoor to most images, but
+        many give it to some.
+        """
+        return self.scores * (self.led / self.led.median()) ** 2 >= _WEAK_LIMIT
 
     def strongest(self, label: int) -> tuple[Probe, Tensor]:
         """Of the changes that lead to `label`, of which there are some, the most successful.
