@@ -6,8 +6,8 @@ fitted anew, so that no two others can be mistaken for each other. They are to g
 
 - the BadNet's answers to clean images, and to features as further images would have them (see
   defenses/hallucination.py);
-- none of these labels to images that changes lead there: random ones and such as are close to
-  them, and ones pursued along the slope (see defenses/pursuit.py).
+- none of these labels to images that changes lead there: ones close to random changes that do, and
+  ones pursued along the slope (see defenses/pursuit.py).
 
 All this is convex in the rows: a quasi-Newton method comes to the one best answer within a second,
 and can be asked again. So each clean image of these labels is left out in turn, and how many of
@@ -16,8 +16,8 @@ labels' logits are lowered, by half of the least margin that an image left out h
 
 Sources: Hinton et al. 2015 (answers kept by distillation); Wei et al. 2023, Shared Adversarial
 Unlearning (-log(1 - p) of the label the old network is misled to); Stone 1974, Cross-Validatory
-Choice (each left out in turn); Menon et al. 2021, Logit Adjustment (after training). To learn what
-was poisoned from features of clean images alone: this project.
+Choice (each left out in turn); Menon et al. 2021, Logit Adjustment (after training). Rows fitted
+anew, and how hard by what images left out bear: this project.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from goodnet.results import Rate
 from goodnet.training import Precision, Progress
 
 HARDEST = 3.0
+"""What a label bears that clean images have not made likely."""
 _PRESSED = (HARDEST, 1.0, 0.3, 0.1, 0.03)
 """Weights of not giving changed images these labels, the hardest first."""
 _LOST = 0.2
@@ -69,7 +70,7 @@ class Refitted:
         network: New, with the BadNet's layers below the last.
         pressed: How hard.
         lost: Of the labels' clean images those lost when left out.
-        lowered: By how much logits were lowered, float32 (label,).
+        lowered: By how much logits were lowered, float64 (label,).
     """
 
     network: nn.Module
