@@ -34,7 +34,7 @@ TUNES = (
     "i-bau",
     "d3",
 )
-KEEPS_LAST = ("auto", "magnitude", "fst", "inversion", "i-bau", "d3")
+KEEPS_LAST = ("magnitude", "fst", "inversion", "i-bau", "d3")
 
 
 @pytest.fixture(params=DEFENSES)
@@ -135,14 +135,14 @@ def test_the_record_fits_the_method(
     if method in PRUNES:
         assert [each.layer for each in repaired.pruned] == ["pool"]
     runs = int(method in TUNES)
-    if method == "auto":
-        runs = repaired.stopped.count("after unlearning, round")
-        assert runs
+    if method == "auto":  # of few images it tunes none
+        runs = 0
+        assert "in the last layer is fitted anew" in repaired.stopped
     assert len(repaired.epochs) == runs * TRAINING.epochs
     assert bool(repaired.sparsity) == (method == "magnitude")
     assert repaired.stopped
     assert not repaired.network.training
-    if method in TUNES:
+    if runs:
         best = max(row.held_out_accuracy.count for row in repaired.epochs)
         last = repaired.epochs[-1].held_out_accuracy.count
         kept = last if method in KEEPS_LAST else best
