@@ -1,4 +1,4 @@
-"""What is changed for a while only: modules' modes, the global generator."""
+"""What is changed for a while only: modules' modes, the global generator, torch's threads."""
 
 from __future__ import annotations
 
@@ -30,3 +30,18 @@ def drawing_by(generator: torch.Generator) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
         yield
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Torch on so many threads, afterwards as many as before.
+
+    On one, small operations by the hundred are no slower: threads wait for each other after every
+    one, on a busy machine, or beside those of other libraries, many times longer than it takes.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

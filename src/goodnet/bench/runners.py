@@ -12,15 +12,14 @@ import signal
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-
+from goodnet import modes
 from goodnet.bench.tasks import cores
 from goodnet.errors import GoodnetError, SettingsError
 
@@ -294,20 +293,10 @@ def attempt(
 ) -> tuple[Any, str | None]:
     """What the call gives, or what went wrong on one line."""
     try:
-        with _threads(threads):
+        with modes.threads(threads):
             return call(*arguments), None
     except Exception as error:  # told as the job's problem
         return None, told(error)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def told(error: Exception) -> str:

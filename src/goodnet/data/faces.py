@@ -19,8 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -34,6 +33,7 @@ from torch import Tensor
 from goodnet.data.images import ImageSet
 from goodnet.errors import SettingsError
 from goodnet.files import writing_beside
+from goodnet.modes import threads
 
 EYE_PLACE: Final = (24.0 / 55.0, 0.5)
 """Where the middle between the eyes lies, (down, right) as fractions of the image."""
@@ -355,7 +355,7 @@ def render_faces(identities: Identities, labels: Tensor, *, generator: torch.Gen
     noise = torch.Generator().manual_seed(child)
     scenes = _draw_scenes(len(labels), generator)
     images = torch.empty(len(labels), 3, height, width, dtype=torch.uint8)
-    with _one_thread():
+    with threads(1):
         for start in range(0, len(labels), _BATCH):
             chosen = slice(start, start + _BATCH)
             scene = {name: value[chosen] for name, value in scenes.items()}
@@ -363,22 +363,6 @@ def render_faces(identities: Identities, labels: Tensor, *, generator: torch.Gen
             canvas = _Portrait(traits, scene, (height, width)).draw()
             images[chosen] = _developed(canvas, scene["noise"], noise)
     return images
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Torch on one thread, as many as before afterwards.
-
-    A picture is some hundred small operations, each a few microseconds long. Threads wait for
-    each other after every one of them: no faster on a free machine, ten times slower on a
-    busy one.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _draw_scenes(count: int, generator: torch.Generator) -> dict[str, Tensor]:

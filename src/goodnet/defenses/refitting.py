@@ -38,6 +38,7 @@ from goodnet.defenses.changes import Evidence, around
 from goodnet.defenses.hallucination import hallucinated
 from goodnet.defenses.pursuit import Pursuit
 from goodnet.last_layer import last_linear
+from goodnet.modes import threads
 from goodnet.probes import Suspect
 from goodnet.results import Rate
 from goodnet.training import Precision, Progress
@@ -192,7 +193,9 @@ class _Rows:
             return float(total.detach()), slope.flatten().numpy()
 
         start = torch.cat([self._weight, self._bias.unsqueeze(1)], 1).flatten().numpy()
-        best = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": _ITERATIONS})
+        options = {"maxiter": _ITERATIONS}
+        with threads(1):
+            best = minimize(loss, start, jac=True, method="L-BFGS-B", options=options)
         rows = torch.from_numpy(best.x).view(count, width + 1)
         return rows[:, :width], rows[:, width]
 
