@@ -49,10 +49,9 @@ from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from goodnet.answers import probabilities_of, rightly_named
-from goodnet.data.images import as_float
 from goodnet.data.roles import CleanData, require_clean
 from goodnet.defenses.averaging import Average
-from goodnet.defenses.changes import Evidence, around
+from goodnet.defenses.changes import Evidence
 from goodnet.defenses.exposure import exposure
 from goodnet.defenses.refitting import HARDEST, Refitted, refitted
 from goodnet.defenses.repaired import DefenseSettings, Repaired
@@ -106,16 +105,13 @@ precaution, those most often said wrongly."""
 _NEXT = 0.01
 """Share of all labels that is unlearned at least, the likeliest, where one is suspicious: of many
 labels a few cost little, and few changes lead to each."""
-_ASKED, _AT_ONCE = 1024, 256
-"""New changes of each kind that a repaired network is asked about, and how many at a time."""
-_OFF = 0.05
-"""How far these are from ones that had misled; in tuning changes are drawn closer."""
+_ASKED = 1024
+"""New changes of each kind that a repaired network is asked about."""
 _OWN_LEFT = 0.1
 """What may be left of the BadNet's own errors: nearly twice the most on any network."""
 
 _UNTARGETED = Dose(
     counted="all",
-    searches=True,
     changed=0.5,
     mixed=0.4,
     replayed=0.5,
@@ -126,7 +122,6 @@ _UNTARGETED = Dose(
 _RELEARNED = replace(
     _UNTARGETED,
     counted="unshared",
-    searches=False,
     mixed=0.9,
     replayed=0.7,
     unlike=30.0,
@@ -134,7 +129,6 @@ _RELEARNED = replace(
 )
 _TARGETED = Dose(
     counted="suspicious",
-    searches=True,
     changed=0.5,
     mixed=0.9,
     replayed=0.7,
@@ -184,7 +178,8 @@ def auto(
         learned = tuner.learned_anew()
         rounds = _ROUNDS * (_UNTARGETED,) if learned is None else rounds
     repaired = reference = network if learned is None else learned
-    found = tuner.search(network, rounds[0]) if rounds[0].searches else ()
+    # Where there is a student it tells more: brittle networks have small changes by nature.
+    found = tuner.search(network, rounds[0]) if rounds[0].counted != "unshared" else ()
     for number, dose in enumerate(rounds, start=1):
         repaired = tuner.unlearned(
             repaired, reference, dose, found, what=f"unlearning, round {number}"
@@ -370,22 +365,14 @@ class _Tuner:
         tuning.
         """
         badnet, repaired = self._suspect(self._badnet), self._suspect(network)
-        pixels, labels = self._tuning.pixels(), self._tuning.labels
-        unlearned = evidence.unlearned
         likely = []
-        for universal in evidence.universal:
-            leading = universal.leading_to(unlearned)
-            if not len(leading):
-                continue
-            drawn = torch.randint(len(leading), (_ASKED,), generator=self._generator)
-            numbers = around(leading.numbers[drawn], _OFF, self._generator)
-            chosen = torch.randint(len(labels), (_ASKED,), generator=self._generator)
-            for part, own in zip(numbers.split(_AT_ONCE), chosen.split(_AT_ONCE), strict=True):
-                changed = universal.probe.change(as_float(pixels[own]), part)
-                said = badnet(changed).argmax(1).cpu()
-                led = (said != labels[own]) & unlearned[said]
-                if led.any():
-                    likely.append(probabilities_of(said[led], repaired(changed[led]).cpu()))
+        for changed, right in evidence.close_to_leading(
+            self._tuning, count=_ASKED, generator=self._generator
+        ):
+            said = badnet(changed).argmax(1).cpu()
+            led = (said != right) & evidence.unlearned[said]
+            if led.any():
+                likely.append(probabilities_of(said[led], repaired(changed[led]).cpu()))
         left = _mean(likely)
         self.told.append(f"then changes that led there still do so with {left:.1%}")
         return left

@@ -6,14 +6,18 @@ the network that is tuned: kinds of changes, classes of images, single changes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from goodnet.data.images import as_float
+from goodnet.data.roles import CleanData
 from goodnet.probes import Found, Probe, Universal
 
+_OFF, _AT_ONCE = 0.05, 256
+"""How far changes are from such as led astray, further off than in tuning, and how many at once."""
 _SEARCHED = 0.3
 """Share of the changed images whose change was searched for, where any was found."""
 _REMEMBERED = 256
@@ -52,6 +56,30 @@ class Evidence:
     def unlearned(self) -> Tensor:
         """The labels that are, bool (label,)."""
         return self.suspicious | self.next_likely
+
+    def close_to_leading(
+        self, clean: CleanData, *, count: int, generator: torch.Generator
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images changed in ways close to those that led to an unlearned label, part by part.
+
+        Args:
+            clean: The images.
+            count: How many of each kind that led there at all.
+            generator: Draws images and changes.
+
+        Yields:
+            Images, float32 in [0, 1] (part, channel, height, width), and their right labels.
+        """
+        pixels, labels = clean.pixels(), clean.labels
+        for universal in self.universal:
+            leading = universal.leading_to(self.unlearned)
+            if not len(leading):
+                continue
+            drawn = torch.randint(len(leading), (count,), generator=generator)
+            numbers = around(leading.numbers[drawn], _OFF, generator)
+            chosen = torch.randint(len(labels), (count,), generator=generator)
+            for part, own in zip(numbers.split(_AT_ONCE), chosen.split(_AT_ONCE), strict=True):
+                yield universal.probe.change(as_float(pixels[own]), part), labels[own]
 
     def told(self) -> str:
         """For people."""

@@ -34,7 +34,7 @@ from torch.nn import functional as F
 
 from goodnet.data.images import as_float
 from goodnet.data.roles import CleanData
-from goodnet.defenses.changes import Evidence, around
+from goodnet.defenses.changes import Evidence
 from goodnet.defenses.hallucination import hallucinated
 from goodnet.defenses.pursuit import Pursuit
 from goodnet.last_layer import last_linear
@@ -54,13 +54,12 @@ _TEMPERATURE = 2.0
 _STAY = 1e-3
 """Weight of the squared distance from the BadNet's rows, which decides where nothing else does."""
 _ITERATIONS = 60
-_ASKED, _OFF = 1000, 0.05
-"""Changes of each kind that are close to such as led astray, and how far they are off."""
+_ASKED = 1000
+"""Changes of each kind that are close to such as led astray."""
 _PURSUED, _SHOWN_ON = 300, 36
 """Steps for which changes are pursued, and images at each."""
 _SELDOM = 0.01
 """How often a label of no score is pursued; one of a score of 1 or more is with 1."""
-_AT_ONCE = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +143,7 @@ class _Rows:
         )
         self._unlearned = unlearned = evidence.unlearned
         self._weight, self._bias = weight[unlearned], bias[unlearned]
-        self._clean, self._labels = _features(features, clean).double(), clean.labels
+        self._clean, self._labels = features.of_every(clean).double(), clean.labels
         logits = F.linear(self._clean, weight, bias)
         right = logits.argmax(1) == self._labels
         self._own = (right & unlearned[self._labels]).nonzero().flatten()
@@ -229,12 +228,6 @@ class _Rows:
         return float(logits[place] - torch.maximum(others.max(), self._largest_other[own]))
 
 
-@torch.no_grad()
-def _features(features: Suspect, clean: CleanData) -> Tensor:
-    parts = clean.pixels().split(_AT_ONCE)
-    return torch.cat([features(as_float(part)).cpu() for part in parts])
-
-
 def _led(
     suspect: Suspect,
     features: Suspect,
@@ -253,27 +246,20 @@ def _led(
     found = [torch.zeros(0, features(as_float(pixels[:1])).shape[1])]
 
     @torch.no_grad()
-    def keep(changed: Tensor, own: Tensor) -> None:
+    def keep(changed: Tensor, right: Tensor) -> None:
         said = suspect(changed).argmax(1).cpu()
-        led = unlearned[said] & ~unlearned[own]
+        led = unlearned[said] & ~unlearned[right]
         if led.any():
             led_to.append(said[led])
             found.append(features(changed[led]).cpu())
 
-    for universal in evidence.universal:
-        leading = universal.leading_to(unlearned)
-        if not len(leading):
-            continue
-        drawn = torch.randint(len(leading), (_ASKED,), generator=generator)
-        numbers = around(leading.numbers[drawn], _OFF, generator)
-        chosen = torch.randint(len(labels), (_ASKED,), generator=generator)
-        for part, own in zip(numbers.split(_AT_ONCE), chosen.split(_AT_ONCE), strict=True):
-            keep(universal.probe.change(as_float(pixels[own]), part), labels[own])
+    for changed, right in evidence.close_to_leading(clean, count=_ASKED, generator=generator):
+        keep(changed, right)
     weights = evidence.pursued.clamp(_SELDOM, 1.0) * unlearned
     pursuit = Pursuit(clean.specification.size, weights, generator)
     for step in range(_PURSUED):
-        own = torch.randint(len(labels), (_SHOWN_ON,), generator=generator)
-        changed, _ = pursuit.of(suspect, as_float(pixels[own]))
-        keep(changed, labels[own])
+        chosen = torch.randint(len(labels), (_SHOWN_ON,), generator=generator)
+        changed, _ = pursuit.of(suspect, as_float(pixels[chosen]))
+        keep(changed, labels[chosen])
         progress("pursuing changes", step + 1, _PURSUED)
     return torch.cat(led_to), torch.cat(found)

@@ -40,8 +40,6 @@ class Dose:
             those that a network of new weights, taught by the BadNet on clean images and tuned
             in its place, does not share or no longer shares; or all, and the right answer is
             asked for.
-        searches: Whether small changes are searched for, at the start and after each round. A
-            brittle network has some without a backdoor.
         changed: Share of each batch that is changed.
         mixed: Share of the others that are mixed with another.
         replayed: Share of the random changes that are such as misled before.
@@ -51,7 +49,6 @@ class Dose:
     """
 
     counted: Literal["suspicious", "unshared", "all"]
-    searches: bool
     changed: float
     mixed: float
     replayed: float

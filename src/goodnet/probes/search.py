@@ -65,6 +65,12 @@ class Suspect:
                 return self._network(inputs).float()  # type: ignore[no-any-return]
         return self._network(inputs).float()  # type: ignore[no-any-return]
 
+    @torch.no_grad()
+    def of_every(self, clean: CleanData) -> Tensor:
+        """What it gives for each of the clean images, float32 (images, ...), on the processor."""
+        parts = clean.pixels().split(_IMAGES_A_STEP)
+        return torch.cat([self(as_float(part)).cpu() for part in parts])
+
     def features(self) -> Suspect:
         """Asked likewise: what gives the last linear layer its input, (batch, features).
 

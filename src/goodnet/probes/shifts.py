@@ -12,13 +12,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from goodnet.data.images import as_float
 from goodnet.data.roles import CleanData
 from goodnet.errors import NotTraceableError, SurgeryError
 from goodnet.familiarity import FeatureDistance
 from goodnet.probes.search import Suspect
 
-_AT_ONCE = 256
 _FEWEST = 10
 """Images that get a label wrongly, of which a mean can be taken."""
 
@@ -51,9 +49,7 @@ class Shifts:
             features = suspect.features()
         except (NotTraceableError, SurgeryError):
             return None
-        given = torch.cat(
-            [features(as_float(part)).cpu() for part in clean.pixels().split(_AT_ONCE)]
-        )
+        given = features.of_every(clean)
         return cls(features, given, clean.labels, classes) if given.isfinite().all() else None
 
     @torch.no_grad()
