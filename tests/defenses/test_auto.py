@@ -28,6 +28,7 @@ from goodnet.defenses.auto import (
     _Tuner,
 )
 from goodnet.defenses.changes import Changed, Evidence
+from goodnet.defenses.refitting import Refitted
 from goodnet.defenses.unlearning import _NEVER, Dose, Unlearning
 from goodnet.formats.specification import InputSpecification
 from goodnet.probes import Probe, Suspect, Suspicion, Universal
@@ -442,14 +443,14 @@ def test_of_few_images_what_tells_of_unlearned_labels_is_fitted_anew(
 ) -> None:
     pointing = pointing_to((0, 0, 0, 1)) if found else nothing_suspicious
     monkeypatch.setattr(AUTO_MODULE, "suspicion", pointing)
-    monkeypatch.setattr(refitting, "_LOST", 1.0)
+    monkeypatch.setattr(refitting, "_LOST_AS_PRECAUTION", 1.0)
     asked = []
     monkeypatch.setattr(AUTO_MODULE, "unshared_errors", lambda *_, **__: asked.append(1))
     network = by_light()
     repaired = repaired_of_few(network)
     assert repaired.epochs == ()
-    assert "what tells of 3 in the last layer is fitted anew" in repaired.stopped
-    assert ("3 bears the hardest" in repaired.stopped) == (not found)
+    assert "that of 3 pressed with 1 (" in repaired.stopped
+    assert ("as a precaution" in repaired.stopped) == (not found)
     assert "still do so with" in repaired.stopped
     assert len(asked) == (not found)  # a student is asked where nothing points to a label
     for name, weights in network.named_parameters():
@@ -461,10 +462,11 @@ def test_of_few_images_what_tells_of_unlearned_labels_is_fitted_anew(
 def test_a_label_that_loses_its_own_images_is_unlearned_where_something_points_to_it(
     monkeypatch: pytest.MonkeyPatch, found: bool
 ) -> None:
-    """Label 3 cannot be pressed hard; 1, said often too, has no image of its own to lose."""
+    """Label 3 loses too much; 1, said often too, has no image of its own to lose."""
     pointing = pointing_to((0, 0, 0, 1)) if found else nothing_suspicious
     monkeypatch.setattr(AUTO_MODULE, "suspicion", pointing)
     monkeypatch.setattr(refitting, "_LOST", -1.0)
+    monkeypatch.setattr(refitting, "_LOST_AS_PRECAUTION", -1.0)
     monkeypatch.setattr(AUTO_MODULE, "unshared_errors", lambda *_, **__: None)
     network = by_light()
     repaired = repaired_of_few(network)
@@ -473,7 +475,42 @@ def test_a_label_that_loses_its_own_images_is_unlearned_where_something_points_t
     )
     assert same == (not found)
     assert ("nothing is unlearned" in repaired.stopped) == (not found)
-    assert ("what tells of 1 in" in repaired.stopped) == (not found)
+
+
+@pytest.mark.parametrize(
+    ("pressed", "lost", "chosen"),
+    [
+        ((0.1, 0.3), (0.1, 0.2), 3),
+        ((0.3, 0.1), (0.2, 0.1), 1),
+        ((0.3, 0.3), (0.2, 0.1), 3),
+        ((0.3, 0.3), (0.1, 0.2), 1),
+        ((0.3, 0.1), (0.3, 0.2), 3),  # 1 loses more than it may
+        ((0.3, 0.3), (0.3, 0.3), None),
+    ],
+)
+def test_as_a_precaution_the_label_that_bears_most_is_unlearned(
+    monkeypatch: pytest.MonkeyPatch,
+    pressed: tuple[float, float],
+    lost: tuple[float, float],
+    chosen: int | None,
+) -> None:
+    """Of labels 1 and 3, which changed images get most often."""
+
+    def refitted_so(_network: nn.Module, _clean: CleanData, told: Evidence, **_: Any) -> Refitted:
+        label = told.unlearned.nonzero().flatten()
+        of = [0 if int(label) == 1 else 1]
+        numbers = (torch.tensor(each, dtype=torch.float64)[of] for each in (pressed, lost))
+        hard, share = numbers
+        network = by_light()
+        with torch.no_grad():
+            network.get_parameter("2.bias")[label] = -20.0
+        return Refitted(network, label, hard, share, share <= 0.2)
+
+    monkeypatch.setattr(AUTO_MODULE, "suspicion", nothing_suspicious)
+    monkeypatch.setattr(AUTO_MODULE, "refitted", refitted_so)
+    monkeypatch.setattr(AUTO_MODULE, "unshared_errors", lambda *_, **__: None)
+    bias = repaired_of_few(by_light()).network.get_parameter("2.bias")
+    assert (bias == -20.0).nonzero().flatten().tolist() == ([] if chosen is None else [chosen])
 
 
 def by_light() -> nn.Module:

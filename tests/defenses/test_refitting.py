@@ -13,7 +13,7 @@ from goodnet.data.images import ImageSet
 from goodnet.data.roles import CleanData
 from goodnet.defenses import refitting
 from goodnet.defenses.changes import Evidence
-from goodnet.defenses.refitting import _PRESSED, Refitted, refitted
+from goodnet.defenses.refitting import _LOST, _LOST_AS_PRECAUTION, _PRESSED, Refitted, refitted
 from goodnet.errors import SurgeryError
 from goodnet.formats.specification import InputSpecification
 from goodnet.training import no_progress
@@ -49,9 +49,11 @@ def images_of(brightness: tuple[float, ...], *, each: int = 8) -> CleanData:
 BRIGHT = (0.8, 0.7, 0.6)
 
 
-def evidence(unlearned: int = 0) -> Evidence:
-    chosen = torch.arange(LABELS) == unlearned
-    return Evidence((), torch.zeros(0), chosen.float(), chosen, torch.zeros(LABELS).bool())
+def evidence(*unlearned: int, suspicious: bool = True) -> Evidence:
+    chosen = torch.isin(torch.arange(LABELS), torch.tensor(unlearned))
+    none = torch.zeros(LABELS).bool()
+    labels = (chosen, none) if suspicious else (none, chosen)
+    return Evidence((), torch.zeros(0), chosen.float(), *labels)
 
 
 Led = tuple[Tensor, Tensor]
@@ -77,11 +79,17 @@ def fit(monkeypatch: pytest.MonkeyPatch) -> Fit:
 
     monkeypatch.setattr(refitting, "_led", led)
 
-    def fitted(network: nn.Module, clean: CleanData, unlearned: int = 0, seed: int = 0) -> Refitted:
+    def fitted(
+        network: nn.Module,
+        clean: CleanData,
+        *unlearned: int,
+        suspicious: bool = True,
+        seed: int = 0,
+    ) -> Refitted:
         return refitted(
             network,
             clean,
-            evidence(unlearned),
+            evidence(*(unlearned or (0,)), suspicious=suspicious),
             precision="float32",
             generator=torch.Generator().manual_seed(seed),
             progress=no_progress,
@@ -107,8 +115,11 @@ def test_the_trigger_is_not_followed_and_clean_images_are_right(fit: Fit, bias: 
     assert torch.equal(said(found.network, clean), clean.labels)
     others = clean.labels != 0
     assert torch.equal(said(found.network, clean, triggered=True)[others], clean.labels[others])
-    assert found.pressed == _PRESSED[0]
-    assert (found.lost.count, found.lost.n) == (0, 8)
+    assert found.labels.tolist() == [0]
+    assert found.pressed.tolist() == [_PRESSED[0]]
+    assert found.lost.tolist() == [0.0]
+    assert found.bearable.all()
+    assert "that of 0 pressed with 1 (0% of" in found.told()
 
 
 def test_other_rows_and_the_badnet_stay_as_they_are(fit: Fit) -> None:
@@ -128,18 +139,57 @@ def test_the_same_seed_gives_the_same_rows(fit: Fit) -> None:
     assert not torch.equal(first.get_parameter("2.weight"), other.get_parameter("2.weight"))
 
 
+def look_alike(monkeypatch: pytest.MonkeyPatch) -> CleanData:
+    """What leads astray looks as some clean images of label 0 do."""
+    clean = images_of((0.27, 0.7, 0.6))
+    own = clean.pixels()[clean.labels == 0].flatten(2).mean(2)
+    monkeypatch.setattr(refitting, "_led", lambda *_: to_0(own))
+    return clean
+
+
 def test_where_pressing_costs_the_labels_own_images_it_is_gentler(
     fit: Fit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What leads astray looks as some clean images of label 0 do."""
-    clean = images_of((0.3, 0.7, 0.6))
-    own = clean.pixels()[clean.labels == 0].flatten(2).mean(2)
-    monkeypatch.setattr(refitting, "_led", lambda *_: to_0(own))
+    clean = look_alike(monkeypatch)
     found = fit(lamps(), clean)
-    assert found.pressed < _PRESSED[0]
-    assert found.lost.count <= 0.2 * found.lost.n
+    assert found.pressed[0] < _PRESSED[0]
+    assert 0.0 < found.lost[0] <= _LOST
+    assert found.bearable.all()
     right = said(found.network, clean) == clean.labels
-    assert int((~right).sum()) <= 0.2 * found.lost.n
+    assert int((~right).sum()) <= _LOST * int((clean.labels == 0).sum())
+
+
+def test_where_nothing_points_to_a_label_it_may_cost_less(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clean = look_alike(monkeypatch)
+    hard, gentle = (fit(lamps(), clean, suspicious=each) for each in (True, False))
+    assert gentle.pressed[0] < hard.pressed[0]
+    assert gentle.lost[0] <= _LOST_AS_PRECAUTION < hard.lost[0]
+
+
+def test_what_costs_too_much_however_gently_is_told(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refitting, "_PRESSED", (1.0, 0.9))
+    found = fit(lamps(), look_alike(monkeypatch), suspicious=False)
+    assert found.pressed.tolist() == [0.9]
+    assert found.lost[0] > _LOST_AS_PRECAUTION
+    assert not found.bearable.any()
+
+
+def test_each_label_is_pressed_as_hard_as_it_bears(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Label 1 is shown by the last lamp, label 0 looks as what leads there does."""
+    clean = look_alike(monkeypatch)
+    own = clean.pixels()[clean.labels == 0].flatten(2).mean(2)
+    trigger = torch.tensor([[0.1, 0.1, 0.7, 1.0]])
+    led = torch.cat([torch.zeros(len(own)), torch.ones(1)]).long(), torch.cat([own, trigger])
+    monkeypatch.setattr(refitting, "_led", lambda *_: led)
+    found = fit(lamps(), clean, 0, 1)
+    assert found.labels.tolist() == [0, 1]
+    assert found.pressed[0] < found.pressed[1] == _PRESSED[0]
 
 
 def test_without_an_image_of_its_own_a_label_is_pressed_hard(fit: Fit) -> None:
@@ -147,9 +197,10 @@ def test_without_an_image_of_its_own_a_label_is_pressed_hard(fit: Fit) -> None:
     others = (clean.labels != 0).nonzero().flatten()
     images = ImageSet("others", SIZE, clean.pixels()[others], clean.labels[others])
     found = fit(lamps(), CleanData(images, InputSpecification(SIZE)))
-    assert found.lost.n == 0
-    assert found.pressed == _PRESSED[0]
-    assert not found.lowered.any()
+    assert found.lost.isnan().all()
+    assert "nothing tells what that costs" in found.told()
+    assert found.pressed.tolist() == [_PRESSED[0]]
+    assert not found.bearable.any()
     assert torch.equal(said(found.network, clean, triggered=True)[others], clean.labels[others])
 
 
@@ -173,7 +224,6 @@ def test_logits_are_lowered_by_half_of_the_least_margin_of_images_left_out(
         logits = badnet(clean.pixels())[clean.labels == 0]
     least = float((logits[:, 0] - logits[:, 1:].amax(1)).min())
     found = fit(badnet, clean)
-    assert found.lowered.tolist() == pytest.approx([least / 2, 0.0, 0.0], abs=1e-2)
     assert found.network.get_parameter("2.bias")[0].item() == pytest.approx(-least / 2, abs=1e-2)
 
 
@@ -189,8 +239,9 @@ def test_each_label_counts_alike_however_many_images_are_led_there(
     assert torch.allclose(rows[0], rows[1], atol=1e-3)
 
 
-def test_logits_that_have_no_bias_are_not_lowered(fit: Fit) -> None:
-    assert not fit(lamps(bias=False), images_of(BRIGHT)).lowered.any()
+def test_a_last_layer_without_bias_gets_none(fit: Fit) -> None:
+    network = fit(lamps(bias=False), images_of(BRIGHT)).network
+    assert [name for name, _ in network.named_parameters()] == ["2.weight"]
 
 
 def test_changes_that_lead_astray_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +252,7 @@ def test_changes_that_lead_astray_are_found(monkeypatch: pytest.MonkeyPatch) -> 
     found = refitted(
         badnet,
         clean,
-        evidence(),
+        evidence(0),
         precision="float32",
         generator=torch.Generator().manual_seed(0),
         progress=lambda _what, step, _of: steps.append(step),

@@ -15,10 +15,10 @@ made surer of that label than of others too (see probes/suspicion.py). Then
   student has become meanwhile, are then unlearned in it. Of fewer images every change that misleads
   the BadNet is unlearned, and the right answer asked for;
 - with few images a label that weak evidence of two kinds points to is suspected too, and what tells
-  of such labels is fitted anew, in the last layer alone, and pressed as hard as it costs their own
-  images little (refitting.py). Where no label is suspicious, it is so of one of the two that
-  changed images get most often, as a precaution, if it can be pressed hardest: to such a label a
-  weak backdoor may lead, while one that is likely by nature loses its own images. Whether a student
+  of such labels is fitted anew, in the last layer alone, each pressed as hard as it costs its own
+  images little (refitting.py). Where no label is suspicious, one of the two that changed images get
+  most often is unlearned so as a precaution, as far as it costs next to nothing: of the two that
+  bears more, since a label that is likely by nature soon loses its own images. Whether a student
   shares the network's errors is told all the same.
 
 On clean images the network keeps to the BadNet's answers, and on changed ones too where these are
@@ -53,7 +53,7 @@ from goodnet.data.roles import CleanData, require_clean
 from goodnet.defenses.averaging import Average
 from goodnet.defenses.changes import Evidence
 from goodnet.defenses.exposure import exposure
-from goodnet.defenses.refitting import HARDEST, Refitted, refitted
+from goodnet.defenses.refitting import Refitted, refitted
 from goodnet.defenses.repaired import DefenseSettings, Repaired
 from goodnet.defenses.unlearning import Dose, Unlearning
 from goodnet.distillation import AUGMENTATION, student
@@ -101,7 +101,7 @@ _MANY = 50
 """With so many a class a network with batch norms learns the BadNet's answers anew."""
 _CAUTION = 2
 """Where images are few but enough, and no label is suspicious, one of so many is unlearned as a
-precaution, those most often said wrongly."""
+precaution: of those most often said wrongly that which bears most."""
 _NEXT = 0.01
 """Share of all labels that is unlearned at least, the likeliest, where one is suspicious: of many
 labels a few cost little, and few changes lead to each."""
@@ -152,9 +152,9 @@ def auto(
     Where random changes and margins point to some labels, only what leads there is unlearned;
     otherwise whatever misleads the network, with many images only where a student of it is not
     misled too. Of few images only rows of the last layer are fitted anew; where nothing points to a
-    label those of one that is said wrongly most often, if it costs little, or none: then it is an
-    equal copy of the one handed in. The last round is kept; there is another where one left
-    something.
+    label those of one that is said wrongly most often, if that costs next to nothing, or none: then
+    it is an equal copy of the one handed in. The last round is kept; there is another where one
+    left something.
 
     Where images have a task of their own this is `exposure`.
     """
@@ -263,27 +263,27 @@ class _Tuner:
         return None if harmed else learned.network
 
     def refitted(self) -> nn.Module:
-        """The BadNet, what tells of unlearned labels fitted anew; a copy where none is.
+        """The BadNet, what tells of unlearned labels fitted anew; a copy where none can be.
 
-        Labels to which nothing points are so one by one, and the first is that can be pressed
-        hardest: a label that clean images have made likely loses many of its own by it.
+        Where nothing points to a label, of the likeliest ones that is which can be pressed hardest,
+        or loses less: a label that clean images have made likely soon loses its own by it.
         """
         if self._evidence.suspicious.any():
-            return self._refitted(self._evidence).network
-        likeliest = self._evidence.pursued.argsort(descending=True, stable=True)
-        labels = torch.arange(len(likeliest))
-        for label in likeliest[: int(self._evidence.next_likely.sum())]:
-            fitted = self._refitted(replace(self._evidence, next_likely=labels == label))
-            if fitted.pressed == HARDEST and fitted.lost.n:
-                self.told.append(
-                    f"{int(label)} bears the hardest, and is unlearned as a precaution"
-                )
-                return self._with_errors_told(fitted.network)
-        self.told.append("of so few images nothing is unlearned without a reason")
-        return self._with_errors_told(copy.deepcopy(self._badnet).eval())
+            return self._tell(self._refitted(self._evidence))
+        labels = torch.arange(len(self._evidence.next_likely))
+        fitted = [
+            self._refitted(replace(self._evidence, next_likely=labels == label))
+            for label in self._evidence.next_likely.nonzero().flatten()
+        ]
+        bearable = [each for each in fitted if each.bearable.all()]
+        if not bearable:
+            self.told.append("of so few images nothing is unlearned without a reason")
+            return self._with_errors_told(copy.deepcopy(self._badnet).eval())
+        best = max(bearable, key=lambda each: (float(each.pressed), -float(each.lost)))
+        return self._with_errors_told(self._tell(best, "as a precaution "))
 
     def _refitted(self, evidence: Evidence) -> Refitted:
-        fitted = refitted(
+        return refitted(
             self._badnet,
             self._tuning,
             evidence,
@@ -291,15 +291,14 @@ class _Tuner:
             generator=self._generator,
             progress=self._progress,
         )
-        labels = ", ".join(map(str, evidence.unlearned.nonzero().flatten().tolist()))
-        self.told.append(
-            f"what tells of {labels} in the last layer is fitted anew, pressed with "
-            f"{fitted.pressed:g}: of {fitted.lost.n} clean images of their own, each left out in "
-            f"turn, {fitted.lost.count} are lost"
-        )
+
+    def _tell(self, fitted: Refitted, why: str = "") -> nn.Module:
+        self.told.append(f"{why}{fitted.told()}")
         self._harms(fitted.network, "then")
-        self.led_left(fitted.network, evidence)
-        return fitted
+        unlearned = torch.zeros_like(self._evidence.suspicious)
+        unlearned[fitted.labels] = True
+        self.led_left(fitted.network, replace(self._evidence, next_likely=unlearned))
+        return fitted.network
 
     def _with_errors_told(self, repaired: nn.Module) -> nn.Module:
         unshared = unshared_errors(

@@ -10,9 +10,11 @@ fitted anew, so that no two others can be mistaken for each other. They are to g
   ones pursued along the slope (see defenses/pursuit.py).
 
 All this is convex in the rows: a quasi-Newton method comes to the one best answer within a second,
-and can be asked again. So each clean image of these labels is left out in turn, and how many of
-them are lost then tells what it costs to press: the hardest is taken that costs few. At last the
-labels' logits are lowered, by half of the least margin that an image left out has.
+and can be asked again. So each clean image of these labels is left out in turn, with all features
+that it had part in. How many of those that stand for further images like it are lost then tells
+what it costs to press, label by label: the hardest is taken that costs few, and fewer where nothing
+points to the label. At last the labels' logits are lowered, by half of the least margin that an
+image left out has.
 
 Sources: Hinton et al. 2015 (answers kept by distillation); Wei et al. 2023, Shared Adversarial
 Unlearning (-log(1 - p) of the label the old network is misled to); Stone 1974, Cross-Validatory
@@ -24,6 +26,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from math import isnan
 
 import numpy as np
 import torch
@@ -40,15 +43,13 @@ from goodnet.defenses.pursuit import Pursuit
 from goodnet.last_layer import last_linear
 from goodnet.modes import threads
 from goodnet.probes import Suspect
-from goodnet.results import Rate
 from goodnet.training import Precision, Progress
 
-HARDEST = 3.0
-"""What a label bears that clean images have not made likely."""
-_PRESSED = (HARDEST, 1.0, 0.3, 0.1, 0.03)
-"""Weights of not giving changed images these labels, the hardest first."""
-_LOST = 0.2
-"""Share of the labels' own images, each left out in turn, that may be lost."""
+_PRESSED = (1.0, 0.3, 0.1, 0.03, 0.01)
+"""Weights of not giving changed images a label, the hardest first."""
+_LOST, _LOST_AS_PRECAUTION = 0.4, 0.2
+"""Share of the features that stand for a label's further images that may be lost where it is
+suspicious, and where nothing points to it."""
 _HALLUCINATED = 6000
 _TEMPERATURE = 2.0
 _STAY = 1e-3
@@ -58,6 +59,7 @@ _ASKED = 1000
 """Changes of each kind that are close to such as led astray."""
 _PURSUED, _SHOWN_ON = 300, 36
 """Steps for which changes are pursued, and images at each."""
+_NO_ROW = -1
 _SELDOM = 0.01
 """How often a label of no score is pursued; one of a score of 1 or more is with 1."""
 
@@ -68,15 +70,28 @@ class Refitted:
 
     Attributes:
         network: New, with the BadNet's layers below the last.
-        pressed: How hard.
-        lost: Of the labels' clean images those lost when left out.
-        lowered: By how much logits were lowered, float64 (label,).
+        labels: Those that the rows tell of, int64 (row,).
+        pressed: How hard each was, float64 (row,).
+        lost: Of the features that stand for further images like one left out, the share that was
+            lost, float64 (row,); NaN where the label has no image.
+        bearable: Whether that is little enough, bool (row,); false where the label has no image.
     """
 
     network: nn.Module
-    pressed: float
-    lost: Rate
-    lowered: Tensor
+    labels: Tensor
+    pressed: Tensor
+    lost: Tensor
+    bearable: Tensor
+
+    def told(self) -> str:
+        """For people."""
+        rows = zip(self.labels.tolist(), self.pressed.tolist(), self.lost.tolist(), strict=True)
+        parts = []
+        for label, pressed, lost in rows:
+            cost = f"{lost:.0%} of its further images, as imagined, are lost"
+            cost = "nothing tells what that costs" if isnan(lost) else cost
+            parts.append(f"that of {label} pressed with {pressed:g} ({cost})")
+        return f"rows of the last layer are fitted anew: {', '.join(parts)}"
 
 
 def refitted(
@@ -103,16 +118,13 @@ def refitted(
         NotTraceableError: The network has no graph.
     """
     rows = _Rows(badnet, clean, evidence, precision, generator, progress)
-    for pressed in _PRESSED:
-        margins = rows.margins_left_out(pressed)
-        lost = int((margins <= 0).sum())
-        if lost <= _LOST * len(margins):
-            break
+    labels = evidence.unlearned.nonzero().flatten()
+    most = torch.where(evidence.suspicious[labels], _LOST, _LOST_AS_PRECAUTION)
+    pressed, lost, least = rows.borne(most)
     weight, bias = rows.fitted(pressed)
-    lowered = rows.half_of_the_least(margins)
     repaired = copy.deepcopy(badnet).eval()
-    rows.put(repaired, weight, bias - lowered[evidence.unlearned])
-    return Refitted(repaired, pressed, Rate.of(lost, len(margins)), lowered)
+    rows.put(repaired, weight, bias - least / 2)
+    return Refitted(repaired, labels, pressed, lost, lost <= most)
 
 
 class _Rows:
@@ -143,38 +155,42 @@ class _Rows:
         )
         self._unlearned = unlearned = evidence.unlearned
         self._weight, self._bias = weight[unlearned], bias[unlearned]
-        self._clean, self._labels = features.of_every(clean).double(), clean.labels
-        logits = F.linear(self._clean, weight, bias)
-        right = logits.argmax(1) == self._labels
-        self._own = (right & unlearned[self._labels]).nonzero().flatten()
-        self._largest_other = logits.masked_fill(unlearned, -torch.inf).amax(1)
-        further = hallucinated(
-            self._clean, self._labels, unlearned, count=_HALLUCINATED, generator=generator
-        )
+        given, labels = features.of_every(clean).double(), clean.labels
+        further = hallucinated(given, labels, unlearned, count=_HALLUCINATED, generator=generator)
         every = torch.arange(len(clean))
-        self._varied = torch.cat([every, further.varied])
-        self._lent = torch.cat([every, further.lent])
-        self._kept = torch.cat([self._clean, further.features])
-        taught = F.linear(self._kept, weight, bias)
+        varied, lent = torch.cat([every, further.varied]), torch.cat([every, further.lent])
+        kept = torch.cat([given, further.features])
+        logits = F.linear(kept, weight, bias)
         # What the BadNet says of the others is no clean image's answer.
-        right = taught.argmax(1) == self._labels[self._varied]
-        self._varied, self._lent = self._varied[right], self._lent[right]
-        self._kept, taught = self._kept[right], taught[right] / _TEMPERATURE
+        right = logits.argmax(1) == labels[varied]
+        self._kept, logits = kept[right], logits[right]
+        self._varied, self._lent = varied[right], lent[right]
+        rows = (unlearned.cumsum(0) - 1).where(unlearned, _NO_ROW)
+        self._images = every[right[: len(every)]]
+        self._rows = rows[labels[self._images]]
+        self._largest_other = logits.masked_fill(unlearned, -torch.inf).amax(1)
+        taught = logits / _TEMPERATURE
         self._taught = taught.softmax(1)[:, unlearned]
         self._others = taught.masked_fill(unlearned, -torch.inf).logsumexp(1)
-        led_to, self._led = _led(suspect, features, clean, evidence, generator, progress)
-        self._led = self._led.double()
+        led_to, led = _led(suspect, features, clean, evidence, generator, progress)
+        self._led, self._led_rows = led.double(), rows[led_to]
         # Each label counts alike, however many images are led there.
         self._led_counts = led_to.bincount(minlength=len(weight))[led_to]
-        led = F.linear(self._led, weight, bias)
-        self._led_others = led.masked_fill(unlearned, -torch.inf).logsumexp(1)
+        logits = F.linear(self._led, weight, bias)
+        self._led_others = logits.masked_fill(unlearned, -torch.inf).logsumexp(1)
 
-    def fitted(self, pressed: float, left_out: int | None = None) -> tuple[Tensor, Tensor]:
-        """Weights and biases, (rows, feature) and (rows,); without what an image had part in."""
+    def fitted(self, pressed: Tensor, left_out: int | None = None) -> tuple[Tensor, Tensor]:
+        """Weights and biases, (row, feature) and (row,); without what an image had part in.
+
+        Args:
+            pressed: How hard each row is, (row,).
+            left_out: The image's place among the clean ones.
+        """
         kept, taught, others = self._kept, self._taught, self._others
         if left_out is not None:
             counted = (self._varied != left_out) & (self._lent != left_out)
             kept, taught, others = kept[counted], taught[counted], others[counted]
+        weights = pressed[self._led_rows] / self._led_counts
         count, width = self._weight.shape
 
         def loss(numbers: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
@@ -186,7 +202,7 @@ class _Rows:
             total = away.sum() / max(len(kept), 1)
             led = F.linear(self._led, weight, bias).logsumexp(1)
             unlike = F.softplus(led - self._led_others)
-            total = total + pressed * (unlike / self._led_counts).sum()
+            total = total + (unlike * weights).sum()
             total = total + _STAY * (weight - self._weight).square().sum()
             (slope,) = torch.autograd.grad(total, rows)
             return float(total.detach()), slope.flatten().numpy()
@@ -198,19 +214,38 @@ class _Rows:
         rows = torch.from_numpy(best.x).view(count, width + 1)
         return rows[:, :width], rows[:, width]
 
-    def margins_left_out(self, pressed: float) -> Tensor:
-        """By how much each own clean image is named rightly that was left out, (own,)."""
-        margins = [self._margin(own, *self.fitted(pressed, own)) for own in self._own.tolist()]
-        return torch.tensor(margins, dtype=torch.float64)
+    def borne(self, most: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """How hard each row can be pressed, the share lost then, and the least margin, all (row,).
 
-    def half_of_the_least(self, margins: Tensor) -> Tensor:
-        """Of each label the least positive of its own images, halved; 0 of none, (label,)."""
-        least = torch.full(self._unlearned.shape, torch.inf, dtype=torch.float64)
-        if self._has_bias:
-            counted = margins > 0
-            own = self._labels[self._own[counted]]
-            least.scatter_reduce_(0, own, margins[counted], "amin")
-        return torch.where(least < torch.inf, least / 2, 0.0)
+        Of the weights the hardest by which at most a share `most` of the features is lost that
+        stand for further images like one left out; the gentlest where none is. Margins are of the
+        images left out, the least that is positive; 0 of none. Of a label without an image, of
+        which nothing tells what it costs, the hardest, NaN and 0.
+        """
+        pressed = torch.full(most.shape, _PRESSED[0], dtype=torch.float64)
+        lost, least = torch.full_like(pressed, torch.nan), torch.zeros_like(pressed)
+        for row in range(len(most)):
+            images = self._images[self._rows == row].tolist()
+            if not images:
+                continue
+            for weight in _PRESSED:
+                alike = torch.full_like(pressed, weight)
+                margins = [self._margins_left_out(alike, row, each) for each in images]
+                pressed[row] = weight
+                lost[row] = torch.stack([(each <= 0).double().mean() for each in margins]).mean()
+                own = torch.stack([each[0] for each in margins])
+                least[row] = own[own > 0].min() if (own > 0).any() else 0.0
+                if lost[row] <= most[row]:
+                    break
+        return pressed, lost, least * self._has_bias
+
+    def _margins_left_out(self, pressed: Tensor, row: int, image: int) -> Tensor:
+        """Of the image's features, its own first, fitted without it; (feature,)."""
+        weight, bias = self.fitted(pressed, image)
+        own = self._varied == image
+        logits = F.linear(self._kept[own], weight, bias)
+        others = logits.index_fill(1, torch.tensor(row), -torch.inf).amax(1)
+        return logits[:, row] - torch.maximum(others, self._largest_other[own])
 
     @torch.no_grad()
     def put(self, network: nn.Module, weight: Tensor, bias: Tensor) -> None:
@@ -220,12 +255,6 @@ class _Rows:
             if name == "weight" or self._has_bias:
                 own = network.get_parameter(f"{self._layer}.{name}")
                 own[rows.to(own.device)] = fitted.to(own)
-
-    def _margin(self, own: int, weight: Tensor, bias: Tensor) -> float:
-        logits = F.linear(self._clean[own], weight, bias)
-        place = int(self._unlearned[: self._labels[own]].sum())
-        others = logits.index_fill(0, torch.tensor(place), -torch.inf)
-        return float(logits[place] - torch.maximum(others.max(), self._largest_other[own]))
 
 
 def _led(
