@@ -13,7 +13,14 @@ from goodnet.data.images import ImageSet
 from goodnet.data.roles import CleanData
 from goodnet.defenses import refitting
 from goodnet.defenses.changes import Evidence
-from goodnet.defenses.refitting import _LOST, _LOST_AS_PRECAUTION, _PRESSED, Refitted, refitted
+from goodnet.defenses.refitting import (
+    _LOST,
+    _LOST_AS_PRECAUTION,
+    _PRESSED,
+    _WITHOUT_IMAGES,
+    Refitted,
+    refitted,
+)
 from goodnet.errors import SurgeryError
 from goodnet.formats.specification import InputSpecification
 from goodnet.training import no_progress
@@ -199,7 +206,7 @@ def test_without_an_image_of_its_own_a_label_is_pressed_hard(fit: Fit) -> None:
     found = fit(lamps(), CleanData(images, InputSpecification(SIZE)))
     assert found.lost.isnan().all()
     assert "nothing tells what that costs" in found.told()
-    assert found.pressed.tolist() == [_PRESSED[0]]
+    assert found.pressed.tolist() == [_WITHOUT_IMAGES]
     assert not found.bearable.any()
     assert torch.equal(said(found.network, clean, triggered=True)[others], clean.labels[others])
 

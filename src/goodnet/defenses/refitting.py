@@ -47,6 +47,8 @@ from goodnet.training import Precision, Progress
 
 _PRESSED = (1.0, 0.3, 0.1, 0.03, 0.01)
 """Weights of not giving changed images a label, the hardest first."""
+_WITHOUT_IMAGES = 3.0
+"""The weight for a label that has no clean image: what it costs it cannot be told."""
 _LOST, _LOST_AS_PRECAUTION = 0.4, 0.2
 """Share of the features that stand for a label's further images that may be lost where it is
 suspicious, and where nothing points to it."""
@@ -220,9 +222,9 @@ class _Rows:
         Of the weights the hardest by which at most a share `most` of the features is lost that
         stand for further images like one left out; the gentlest where none is. Margins are of the
         images left out, the least that is positive; 0 of none. Of a label without an image, of
-        which nothing tells what it costs, the hardest, NaN and 0.
+        which nothing tells what it costs, a harder one, NaN and 0.
         """
-        pressed = torch.full(most.shape, _PRESSED[0], dtype=torch.float64)
+        pressed = torch.full(most.shape, _WITHOUT_IMAGES, dtype=torch.float64)
         lost, least = torch.full_like(pressed, torch.nan), torch.zeros_like(pressed)
         for row in range(len(most)):
             images = self._images[self._rows == row].tolist()
