@@ -17,7 +17,6 @@ from goodnet.defenses.refitting import (
     _LOST,
     _LOST_AS_PRECAUTION,
     _PRESSED,
-    _WITHOUT_IMAGES,
     Refitted,
     refitted,
 )
@@ -123,10 +122,20 @@ def test_the_trigger_is_not_followed_and_clean_images_are_right(fit: Fit, bias: 
     others = clean.labels != 0
     assert torch.equal(said(found.network, clean, triggered=True)[others], clean.labels[others])
     assert found.labels.tolist() == [0]
-    assert found.pressed.tolist() == [_PRESSED[0]]
     assert found.lost.tolist() == [0.0]
     assert found.bearable.all()
-    assert "that of 0 pressed with 1 (0% of" in found.told()
+    assert f"that of 0 pressed with {found.pressed.item():g} (0% of" in found.told()
+
+
+@pytest.mark.parametrize(
+    ("left", "pressed"), [(0.0, _PRESSED[0]), (0.03, 1.0), (0.1, 0.3), (1.0, _PRESSED[-1])]
+)
+def test_a_label_is_pressed_no_harder_than_needed(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch, left: float, pressed: float
+) -> None:
+    monkeypatch.setattr(refitting, "_LEFT", left)
+    found = fit(lamps(), images_of(BRIGHT))
+    assert found.pressed.tolist() == [pressed]
 
 
 def test_other_rows_and_the_badnet_stay_as_they_are(fit: Fit) -> None:
@@ -188,7 +197,8 @@ def test_what_costs_too_much_however_gently_is_told(
 def test_each_label_is_pressed_as_hard_as_it_bears(
     fit: Fit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Label 1 is shown by the last lamp, label 0 looks as what leads there does."""
+    """Label 0 looks as what leads there does, label 1 does not."""
+    monkeypatch.setattr(refitting, "_LEFT", 0.0)
     clean = look_alike(monkeypatch)
     own = clean.pixels()[clean.labels == 0].flatten(2).mean(2)
     trigger = torch.tensor([[0.1, 0.1, 0.7, 1.0]])
@@ -206,7 +216,7 @@ def test_without_an_image_of_its_own_a_label_is_pressed_hard(fit: Fit) -> None:
     found = fit(lamps(), CleanData(images, InputSpecification(SIZE)))
     assert found.lost.isnan().all()
     assert "nothing tells what that costs" in found.told()
-    assert found.pressed.tolist() == [_WITHOUT_IMAGES]
+    assert found.pressed.tolist() == [_PRESSED[0]]
     assert not found.bearable.any()
     assert torch.equal(said(found.network, clean, triggered=True)[others], clean.labels[others])
 

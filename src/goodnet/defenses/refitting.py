@@ -12,9 +12,9 @@ fitted anew, so that no two others can be mistaken for each other. They are to g
 All this is convex in the rows: a quasi-Newton method comes to the one best answer within a second,
 and can be asked again. So each clean image of these labels is left out in turn, with all features
 that it had part in. How many of those that stand for further images like it are lost then tells
-what it costs to press, label by label: the hardest is taken that costs few, and fewer where nothing
-points to the label. At last the labels' logits are lowered, by half of the least margin that an
-image left out has.
+what it costs to press. Each label is pressed until next to none of the images led there get it, or
+as hard as costs few of its own, and fewer where nothing points to the label. At last the labels'
+logits are lowered, by half of the least margin that an image left out has.
 
 Sources: Hinton et al. 2015 (answers kept by distillation); Wei et al. 2023, Shared Adversarial
 Unlearning (-log(1 - p) of the label the old network is misled to); Stone 1974, Cross-Validatory
@@ -45,10 +45,10 @@ from goodnet.modes import threads
 from goodnet.probes import Suspect
 from goodnet.training import Precision, Progress
 
-_PRESSED = (1.0, 0.3, 0.1, 0.03, 0.01)
+_PRESSED = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
 """Weights of not giving changed images a label, the hardest first."""
-_WITHOUT_IMAGES = 3.0
-"""The weight for a label that has no clean image: what it costs it cannot be told."""
+_LEFT = 0.02
+"""How likely images led to a label may still get it where it is pressed hard enough."""
 _LOST, _LOST_AS_PRECAUTION = 0.4, 0.2
 """Share of the features that stand for a label's further images that may be lost where it is
 suspicious, and where nothing points to it."""
@@ -122,7 +122,7 @@ def refitted(
     rows = _Rows(badnet, clean, evidence, precision, generator, progress)
     labels = evidence.unlearned.nonzero().flatten()
     most = torch.where(evidence.suspicious[labels], _LOST, _LOST_AS_PRECAUTION)
-    pressed, lost, least = rows.borne(most)
+    pressed, lost, least = rows.weights(most)
     weight, bias = rows.fitted(pressed)
     repaired = copy.deepcopy(badnet).eval()
     rows.put(repaired, weight, bias - least / 2)
@@ -216,21 +216,22 @@ class _Rows:
         rows = torch.from_numpy(best.x).view(count, width + 1)
         return rows[:, :width], rows[:, width]
 
-    def borne(self, most: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """How hard each row can be pressed, the share lost then, and the least margin, all (row,).
+    def weights(self, most: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """How hard each row is pressed, the share lost then, and the least margin, all (row,).
 
-        Of the weights the hardest by which at most a share `most` of the features is lost that
-        stand for further images like one left out; the gentlest where none is. Margins are of the
-        images left out, the least that is positive; 0 of none. Of a label without an image, of
-        which nothing tells what it costs, a harder one, NaN and 0.
+        Of the weights that are not harder than needed the hardest by which at most a share `most`
+        of the features is lost that stand for further images like one left out; the gentlest where
+        none is. Margins are of the images left out, the least that is positive; 0 of none. Of a
+        label without an image, of which nothing tells what it costs, the hardest, NaN and 0.
         """
-        pressed = torch.full(most.shape, _WITHOUT_IMAGES, dtype=torch.float64)
+        pressed = torch.full(most.shape, _PRESSED[0], dtype=torch.float64)
         lost, least = torch.full_like(pressed, torch.nan), torch.zeros_like(pressed)
+        needed = self._needed()
         for row in range(len(most)):
             images = self._images[self._rows == row].tolist()
             if not images:
                 continue
-            for weight in _PRESSED:
+            for weight in [each for each in _PRESSED if each <= needed[row]]:
                 alike = torch.full_like(pressed, weight)
                 margins = [self._margins_left_out(alike, row, each) for each in images]
                 pressed[row] = weight
@@ -240,6 +241,21 @@ class _Rows:
                 if lost[row] <= most[row]:
                     break
         return pressed, lost, least * self._has_bias
+
+    def _needed(self) -> Tensor:
+        """The gentlest weight by which the images led to each label hardly get it, (row,).
+
+        The hardest where none is.
+        """
+        counts = self._led_rows.bincount(minlength=len(self._weight))
+        needed = torch.full((len(counts),), _PRESSED[0], dtype=torch.float64)
+        for pressed in _PRESSED:
+            logits = F.linear(self._led, *self.fitted(torch.full_like(needed, pressed)))
+            every = torch.logaddexp(logits.logsumexp(1), self._led_others)
+            own = logits.gather(1, self._led_rows.unsqueeze(1)).squeeze(1)
+            sums = torch.zeros_like(needed).index_add(0, self._led_rows, (own - every).exp())
+            needed[sums <= _LEFT * counts] = pressed
+        return needed
 
     def _margins_left_out(self, pressed: Tensor, row: int, image: int) -> Tensor:
         """Of the image's features, its own first, fitted without it; (feature,)."""
