@@ -498,9 +498,8 @@ def test_as_a_precaution_the_label_that_bears_most_is_unlearned(
 
     def refitted_so(_network: nn.Module, _clean: CleanData, told: Evidence, **_: Any) -> Refitted:
         label = told.unlearned.nonzero().flatten()
-        of = [0 if int(label) == 1 else 1]
-        numbers = (torch.tensor(each, dtype=torch.float64)[of] for each in (pressed, lost))
-        hard, share = numbers
+        place = [1, 3].index(int(label))
+        hard, share = torch.tensor([pressed[place]]), torch.tensor([lost[place]])
         network = by_light()
         with torch.no_grad():
             network.get_parameter("2.bias")[label] = -20.0

@@ -15,11 +15,11 @@ made surer of that label than of others too (see probes/suspicion.py). Then
   student has become meanwhile, are then unlearned in it. Of fewer images every change that misleads
   the BadNet is unlearned, and the right answer asked for;
 - with few images a label that weak evidence of two kinds points to is suspected too, and what tells
-  of such labels is fitted anew, in the last layer alone, each pressed as hard as it costs its own
-  images little (refitting.py). Where no label is suspicious, one of the two that changed images get
-  most often is unlearned so as a precaution, as far as it costs next to nothing: of the two that
-  bears more, since a label that is likely by nature soon loses its own images. Whether a student
-  shares the network's errors is told all the same.
+  of such labels is fitted anew, in the last layer alone, each pressed as hard as it takes, as long
+  as that costs its own images little (refitting.py). Where no label is suspicious, one of the two
+  that changed images get most often is unlearned so as a precaution, as far as it costs next to
+  nothing: of the two that bears more, since a label that is likely by nature soon loses its own
+  images. Whether a student shares the network's errors is told all the same.
 
 On clean images the network keeps to the BadNet's answers, and on changed ones too where these are
 not unlearned: what is not the backdoor's is not to change. Then what came out is asked. Where there

@@ -176,8 +176,7 @@ class _Rows:
         self._others = taught.masked_fill(unlearned, -torch.inf).logsumexp(1)
         led_to, led = _led(suspect, features, clean, evidence, generator, progress)
         self._led, self._led_rows = led.double(), rows[led_to]
-        # Each label counts alike, however many images are led there.
-        self._led_counts = led_to.bincount(minlength=len(weight))[led_to]
+        self._led_counts = self._led_rows.bincount(minlength=len(self._weight))
         logits = F.linear(self._led, weight, bias)
         self._led_others = logits.masked_fill(unlearned, -torch.inf).logsumexp(1)
 
@@ -192,7 +191,8 @@ class _Rows:
         if left_out is not None:
             counted = (self._varied != left_out) & (self._lent != left_out)
             kept, taught, others = kept[counted], taught[counted], others[counted]
-        weights = pressed[self._led_rows] / self._led_counts
+        # Each label counts alike, however many images are led there.
+        weights = (pressed / self._led_counts)[self._led_rows]
         count, width = self._weight.shape
 
         def loss(numbers: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
@@ -240,21 +240,20 @@ class _Rows:
                 least[row] = own[own > 0].min() if (own > 0).any() else 0.0
                 if lost[row] <= most[row]:
                     break
-        return pressed, lost, least * self._has_bias
+        return pressed, lost, least
 
     def _needed(self) -> Tensor:
         """The gentlest weight by which the images led to each label hardly get it, (row,).
 
         The hardest where none is.
         """
-        counts = self._led_rows.bincount(minlength=len(self._weight))
-        needed = torch.full((len(counts),), _PRESSED[0], dtype=torch.float64)
+        needed = torch.full(self._led_counts.shape, _PRESSED[0], dtype=torch.float64)
         for pressed in _PRESSED:
             logits = F.linear(self._led, *self.fitted(torch.full_like(needed, pressed)))
             every = torch.logaddexp(logits.logsumexp(1), self._led_others)
             own = logits.gather(1, self._led_rows.unsqueeze(1)).squeeze(1)
             sums = torch.zeros_like(needed).index_add(0, self._led_rows, (own - every).exp())
-            needed[sums <= _LEFT * counts] = pressed
+            needed[sums <= _LEFT * self._led_counts] = pressed
         return needed
 
     def _margins_left_out(self, pressed: Tensor, row: int, image: int) -> Tensor:
