@@ -57,6 +57,40 @@ def weight_of(network: nn.Module, name: str) -> Tensor:
     return network.get_parameter(f"{name}.weight")
 
 
+def has_bias(network: nn.Module, name: str) -> bool:
+    """Whether the layer has biases."""
+    return network.get_submodule(name).bias is not None
+
+
+@torch.no_grad()
+def rows_of(network: nn.Module, name: str) -> Tensor:
+    """The layer's weights and behind them its biases, float64 (classes, features + 1), a copy.
+
+    A layer without biases has 0 for them. On the processor.
+    """
+    layer = network.get_submodule(name)
+    assert isinstance(layer, nn.Linear)
+    bias = layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias
+    return torch.cat([layer.weight, bias.unsqueeze(1)], 1).detach().cpu().double()
+
+
+@torch.no_grad()
+def put_rows(network: nn.Module, name: str, rows: Tensor, labels: Tensor) -> None:
+    """Rows as `rows_of` has them into the layer, in place; biases only where it has some.
+
+    Args:
+        network: Is changed.
+        name: Of the layer.
+        rows: (row, features + 1).
+        labels: Which each is of, int64 (row,).
+    """
+    layer = network.get_submodule(name)
+    assert isinstance(layer, nn.Linear)
+    for own, fitted in ((layer.weight, rows[:, :-1]), (layer.bias, rows[:, -1])):
+        if own is not None:
+            own[labels.to(own.device)] = fitted.to(own)
+
+
 @torch.no_grad()
 def draw_anew(network: nn.Module, name: str, *, generator: torch.Generator) -> None:
     """In place, a new linear layer, of the norm of the old one and without bias."""

@@ -28,20 +28,17 @@ import copy
 from dataclasses import dataclass
 from math import isnan
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy.optimize import minimize
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from goodnet.data.images import as_float
 from goodnet.data.roles import CleanData
 from goodnet.defenses.changes import Evidence
+from goodnet.defenses.convex import least
 from goodnet.defenses.hallucination import hallucinated
 from goodnet.defenses.pursuit import Pursuit
-from goodnet.last_layer import last_linear
-from goodnet.modes import threads
+from goodnet.last_layer import has_bias, last_linear, put_rows, rows_of
 from goodnet.probes import Suspect
 from goodnet.training import Precision, Progress
 
@@ -122,10 +119,11 @@ def refitted(
     rows = _Rows(badnet, clean, evidence, precision, generator, progress)
     labels = evidence.unlearned.nonzero().flatten()
     most = torch.where(evidence.suspicious[labels], _LOST, _LOST_AS_PRECAUTION)
-    pressed, lost, least = rows.weights(most)
+    pressed, lost, margins = rows.weights(most)
     weight, bias = rows.fitted(pressed)
     repaired = copy.deepcopy(badnet).eval()
-    rows.put(repaired, weight, bias - least / 2)
+    lowered = torch.cat([weight, (bias - margins / 2).unsqueeze(1)], 1)
+    put_rows(repaired, last_linear(badnet), lowered, labels)
     return Refitted(repaired, labels, pressed, lost, lost <= most)
 
 
@@ -145,18 +143,14 @@ class _Rows:
         generator: torch.Generator,
         progress: Progress,
     ) -> None:
-        self._layer = last_linear(badnet)
+        layer = last_linear(badnet)
         suspect = Suspect(badnet, clean.specification, precision)
         features = suspect.features()
-        layer = badnet.get_submodule(self._layer)
-        assert isinstance(layer, nn.Linear)
-        weight = layer.weight.detach().cpu().double()
-        self._has_bias = layer.bias is not None
-        bias = (
-            layer.bias.detach().cpu().double() if self._has_bias else weight.new_zeros(len(weight))
-        )
-        self._unlearned = unlearned = evidence.unlearned
-        self._weight, self._bias = weight[unlearned], bias[unlearned]
+        rows = rows_of(badnet, layer)
+        weight, bias = rows[:, :-1], rows[:, -1]
+        self._has_bias = has_bias(badnet, layer)
+        unlearned = evidence.unlearned
+        self._before = rows[unlearned]
         given, labels = features.of_every(clean).double(), clean.labels
         further = hallucinated(given, labels, unlearned, count=_HALLUCINATED, generator=generator)
         every = torch.arange(len(clean))
@@ -176,7 +170,7 @@ class _Rows:
         self._others = taught.masked_fill(unlearned, -torch.inf).logsumexp(1)
         led_to, led = _led(suspect, features, clean, evidence, generator, progress)
         self._led, self._led_rows = led.double(), rows[led_to]
-        self._led_counts = self._led_rows.bincount(minlength=len(self._weight))
+        self._led_counts = self._led_rows.bincount(minlength=len(self._before))
         logits = F.linear(self._led, weight, bias)
         self._led_others = logits.masked_fill(unlearned, -torch.inf).logsumexp(1)
 
@@ -193,11 +187,9 @@ class _Rows:
             kept, taught, others = kept[counted], taught[counted], others[counted]
         # Each label counts alike, however many images are led there.
         weights = (pressed / self._led_counts)[self._led_rows]
-        count, width = self._weight.shape
 
-        def loss(numbers: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-            rows = torch.from_numpy(numbers).view(count, width + 1).requires_grad_(True)
-            weight, bias = rows[:, :width], rows[:, width] * self._has_bias
+        def loss(rows: Tensor) -> Tensor:
+            weight, bias = rows[:, :-1], rows[:, -1] * self._has_bias
             logits = F.linear(kept, weight, bias) / _TEMPERATURE
             every = torch.logaddexp(others, logits.logsumexp(1))
             away = _TEMPERATURE**2 * (every - (taught * logits).sum(1))
@@ -205,16 +197,10 @@ class _Rows:
             led = F.linear(self._led, weight, bias).logsumexp(1)
             unlike = F.softplus(led - self._led_others)
             total = total + (unlike * weights).sum()
-            total = total + _STAY * (weight - self._weight).square().sum()
-            (slope,) = torch.autograd.grad(total, rows)
-            return float(total.detach()), slope.flatten().numpy()
+            return total + _STAY * (weight - self._before[:, :-1]).square().sum()
 
-        start = torch.cat([self._weight, self._bias.unsqueeze(1)], 1).flatten().numpy()
-        options = {"maxiter": _ITERATIONS}
-        with threads(1):
-            best = minimize(loss, start, jac=True, method="L-BFGS-B", options=options)
-        rows = torch.from_numpy(best.x).view(count, width + 1)
-        return rows[:, :width], rows[:, width]
+        rows = least(loss, self._before, iterations=_ITERATIONS)
+        return rows[:, :-1], rows[:, -1]
 
     def weights(self, most: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """How hard each row is pressed, the share lost then, and the least margin, all (row,).
@@ -225,7 +211,7 @@ class _Rows:
         label without an image, of which nothing tells what it costs, the hardest, NaN and 0.
         """
         pressed = torch.full(most.shape, _PRESSED[0], dtype=torch.float64)
-        lost, least = torch.full_like(pressed, torch.nan), torch.zeros_like(pressed)
+        lost, smallest = torch.full_like(pressed, torch.nan), torch.zeros_like(pressed)
         needed = self._needed()
         for row in range(len(most)):
             images = self._images[self._rows == row].tolist()
@@ -237,10 +223,10 @@ class _Rows:
                 pressed[row] = weight
                 lost[row] = torch.stack([(each <= 0).double().mean() for each in margins]).mean()
                 own = torch.stack([each[0] for each in margins])
-                least[row] = own[own > 0].min() if (own > 0).any() else 0.0
+                smallest[row] = own[own > 0].min() if (own > 0).any() else 0.0
                 if lost[row] <= most[row]:
                     break
-        return pressed, lost, least
+        return pressed, lost, smallest
 
     def _needed(self) -> Tensor:
         """The gentlest weight by which the images led to each label hardly get it, (row,).
@@ -263,15 +249,6 @@ class _Rows:
         logits = F.linear(self._kept[own], weight, bias)
         others = logits.index_fill(1, torch.tensor(row), -torch.inf).amax(1)
         return logits[:, row] - torch.maximum(others, self._largest_other[own])
-
-    @torch.no_grad()
-    def put(self, network: nn.Module, weight: Tensor, bias: Tensor) -> None:
-        """The rows into `network`, in place."""
-        rows = self._unlearned.nonzero().flatten()
-        for name, fitted in {"weight": weight, "bias": bias}.items():
-            if name == "weight" or self._has_bias:
-                own = network.get_parameter(f"{self._layer}.{name}")
-                own[rows.to(own.device)] = fitted.to(own)
 
 
 def _led(
