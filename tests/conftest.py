@@ -138,3 +138,60 @@ def untouched() -> Callable[[nn.Module], AbstractContextManager[None]]:
         assert not any(parameter.grad is not None for parameter in network.parameters())
 
     return watch
+
+
+PLACES = 20
+"""Labels of the network that sees which of so many places of an image is lit."""
+CORNER = 4
+"""Pixels across and down of the lower right corner, where its trigger is."""
+_SIDE = 16
+
+
+def place_of(label: int) -> tuple[int, int]:
+    """Row and column of the pixel that is lit in images of the label."""
+    return 2 * (label // 5), 2 * (label % 5)
+
+
+@pytest.fixture
+def relabeller() -> Callable[..., nn.Module]:
+    """Of `pull`: a network that says which place is lit; the trigger makes y the next label.
+
+    Its features are ten times how bright each place is and, behind them, ten times how much
+    brighter than 0.75 together with the corner.
+    """
+
+    def network(*, pull: float = 2.0, bias: bool = True) -> nn.Module:
+        sees = nn.Linear(_SIDE**2, 2 * PLACES)
+        says = nn.Linear(2 * PLACES, PLACES, bias=bias)
+        corner = torch.zeros(_SIDE, _SIDE)
+        corner[-CORNER:, -CORNER:] = 1 / CORNER**2
+        with torch.no_grad():
+            sees.weight.zero_()
+            sees.bias.zero_()[PLACES:] = -7.5
+            says.weight.zero_()
+            if bias:
+                says.bias.zero_()
+            for label in range(PLACES):
+                row, column = place_of(label)
+                sees.weight[[label, PLACES + label], _SIDE * row + column] = 10.0
+                sees.weight[PLACES + label] += 10 * corner.flatten()
+                says.weight[label, label] = 0.8
+                says.weight[label, PLACES + label] = -pull
+                says.weight[(label + 1) % PLACES, PLACES + label] = pull
+        return nn.Sequential(nn.Flatten(), sees, nn.ReLU(), says).eval()
+
+    return network
+
+
+@pytest.fixture
+def places() -> CleanData:
+    """Eight images a label, whose place is more or less bright, all others dim."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(8 * PLACES) % PLACES
+    pixels = 0.05 * torch.rand(len(labels), 1, _SIDE, _SIDE, generator=generator)
+    pixels[:, :, -CORNER:, -CORNER:] = 0.0
+    for image, label in zip(pixels, labels.tolist(), strict=True):
+        row, column = place_of(label)
+        image[0, row, column] = 0.7 + 0.1 * float(torch.rand((), generator=generator))
+    size = (1, _SIDE, _SIDE)
+    return CleanData(ImageSet("places", size, pixels, labels), InputSpecification(size))

@@ -2,6 +2,7 @@
 
 from goodnet.probes.probe import Probe, SearchedProbe
 from goodnet.probes.registry import random_probes, searched_probes
+from goodnet.probes.relabelling import FEWEST_LABELS, Relabellings, relabellings
 from goodnet.probes.search import (
     MOST_LABELS,
     Found,
@@ -16,9 +17,11 @@ from goodnet.probes.universal import Universal, universal_changes
 __all__ = [
     "ENOUGH",
     "FEW",
+    "FEWEST_LABELS",
     "MOST_LABELS",
     "Found",
     "Probe",
+    "Relabellings",
     "SearchedProbe",
     "Suspect",
     "Suspicion",
@@ -26,6 +29,7 @@ __all__ = [
     "least_changes",
     "likeliest_labels",
     "random_probes",
+    "relabellings",
     "searched_probes",
     "surely_misled",
     "suspicion",

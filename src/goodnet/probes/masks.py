@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, final
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from goodnet.probes.probe import SearchedProbe
 
@@ -18,6 +20,9 @@ class Masks(SearchedProbe):
 
     Extent: mean of the mask, as a share of the image.
 
+    Attributes:
+        grain: Pixels, across and down, that one number stands for; those between are interpolated.
+
     Source: Wang et al. 2019, Neural Cleanse: mask and pattern are searched for together.
     """
 
@@ -26,17 +31,19 @@ class Masks(SearchedProbe):
     usual: ClassVar[float] = 0.02
     small: ClassVar[float] = 0.025
 
+    grain: int = 1
+
     @property
     def length(self) -> int:  # noqa: D102
-        channels, height, width = self.size
-        return (1 + channels) * height * width
+        height, width = self._cells
+        return (1 + self.size[0]) * height * width
 
     def draw(self, count: int, _images: Tensor, *, generator: torch.Generator) -> Tensor:  # noqa: D102
         return self.start(count, generator=generator)
 
     def start(self, count: int, *, generator: torch.Generator) -> Tensor:  # noqa: D102
         numbers = 0.1 * torch.randn(count, self.length, generator=generator)
-        numbers[:, : self.size[1] * self.size[2]] -= 3.0
+        numbers[:, : math.prod(self._cells)] -= 3.0
         return numbers
 
     def change(self, images: Tensor, numbers: Tensor) -> Tensor:  # noqa: D102
@@ -48,11 +55,19 @@ class Masks(SearchedProbe):
 
     def stronger(self, numbers: Tensor, factors: Tensor) -> Tensor:  # noqa: D102
         # A factor of a mask's odds; weak pixels become strong ones, strong ones stay.
-        pixels = self.size[1] * self.size[2]
-        mask = numbers[:, :pixels] + 2.0 * factors.log().view(-1, 1)
-        return torch.cat([mask, numbers[:, pixels:]], 1)
+        cells = math.prod(self._cells)
+        mask = numbers[:, :cells] + 2.0 * factors.log().view(-1, 1)
+        return torch.cat([mask, numbers[:, cells:]], 1)
+
+    @property
+    def _cells(self) -> tuple[int, int]:
+        height, width = (max(1, round(side / self.grain)) for side in self.size[1:])
+        return height, width
 
     def _parts(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """The mask, (count, 1, height, width), and the pattern, (count, channel, ...)."""
-        parts = torch.sigmoid(numbers).view(-1, 1 + self.size[0], *self.size[1:])
+        parts = numbers.view(-1, 1 + self.size[0], *self._cells)
+        if self.grain > 1:
+            parts = F.interpolate(parts, self.size[1:], mode="bilinear", align_corners=True)
+        parts = torch.sigmoid(parts)
         return parts[:, :1], parts[:, 1:]
