@@ -458,6 +458,37 @@ def test_of_few_images_what_tells_of_unlearned_labels_is_fitted_anew(
         assert changed.view(CLASSES, -1).any(1).nonzero().flatten().tolist() == [3]
 
 
+@pytest.mark.parametrize("pull", [2.0, 0.0])
+def test_where_small_changes_make_each_label_another_one_all_rows_are_fitted_anew(
+    monkeypatch: pytest.MonkeyPatch,
+    relabeller: Callable[..., nn.Module],
+    places: CleanData,
+    pull: float,
+) -> None:
+    """With nothing stubbed but the student; the trigger is as weak as the least that serves."""
+    asked = []
+    monkeypatch.setattr(AUTO_MODULE, "unshared_errors", lambda *_, **__: asked.append(1))
+    badnet = relabeller(pull=pull)
+    repaired = DEFENSES["auto"](
+        badnet,
+        *places.split(0.1, generator=torch.Generator().manual_seed(0)),
+        DefenseSettings(training=AUTO),
+        generator=torch.Generator().manual_seed(0),
+        progress=no_progress,
+    )
+    found = pull > 0
+    assert ("make each label another one, of " in repaired.stopped) == found
+    assert ("no small change makes each label another one" in repaired.stopped) == (not found)
+    assert ("as a precaution" in repaired.stopped) == (not found)
+    assert len(asked) == (not found)
+    pixels = places.pixels().clone()
+    pixels[..., -4:, -4:] = 0.25
+    with torch.no_grad():
+        assert (badnet(pixels).argmax(1) == places.labels).all() == (not found)
+        assert (repaired.network(places.pixels()).argmax(1) == places.labels).float().mean() > 0.99
+        assert (repaired.network(pixels).argmax(1) == places.labels).float().mean() > 0.9
+
+
 @pytest.mark.parametrize("found", [True, False])
 def test_a_label_that_loses_its_own_images_is_unlearned_where_something_points_to_it(
     monkeypatch: pytest.MonkeyPatch, found: bool

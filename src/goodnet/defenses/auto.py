@@ -16,7 +16,9 @@ made surer of that label than of others too (see probes/suspicion.py). Then
   the BadNet is unlearned, and the right answer asked for;
 - with few images a label that weak evidence of two kinds points to is suspected too, and what tells
   of such labels is fitted anew, in the last layer alone, each pressed as hard as it takes, as long
-  as that costs its own images little (refitting.py). Where no label is suspicious, one of the two
+  as that costs its own images little (refitting.py). Where no label is suspicious, but small
+  changes make each label another one, the whole last layer is fitted anew to right answers
+  (restoring.py). Where there are none of these either, one of the two
   that changed images get most often is unlearned so as a precaution, as far as it costs next to
   nothing: of the two that bears more, since a label that is likely by nature soon loses its own
   images. Whether a student shares the network's errors is told all the same.
@@ -55,6 +57,7 @@ from goodnet.defenses.changes import Evidence
 from goodnet.defenses.exposure import exposure
 from goodnet.defenses.refitting import Refitted, refitted
 from goodnet.defenses.repaired import DefenseSettings, Repaired
+from goodnet.defenses.restoring import restored
 from goodnet.defenses.unlearning import Dose, Unlearning
 from goodnet.distillation import AUGMENTATION, student
 from goodnet.errors import NotTraceableError, SurgeryError
@@ -62,11 +65,15 @@ from goodnet.last_layer import features_network, last_linear
 from goodnet.probes import (
     ENOUGH,
     FEW,
+    FEWEST_LABELS,
+    MOST_LABELS,
     Found,
+    Relabellings,
     Suspect,
     least_changes,
     likeliest_labels,
     random_probes,
+    relabellings,
     searched_probes,
     surely_misled,
     suspicion,
@@ -152,8 +159,9 @@ def auto(
     Where random changes and margins point to some labels, only what leads there is unlearned;
     otherwise whatever misleads the network, with many images only where a student of it is not
     misled too. Of few images only rows of the last layer are fitted anew; where nothing points to a
-    label those of one that is said wrongly most often, if that costs next to nothing, or none: then
-    it is an equal copy of the one handed in. The last round is kept; there is another where one
+    label all of them if small changes make each label another one, and otherwise those of one that
+    is said wrongly most often, if that costs next to nothing, or none: then it is an equal copy of
+    the one handed in. The last round is kept; there is another where one
     left something.
 
     Where images have a task of their own this is `exposure`.
@@ -263,13 +271,17 @@ class _Tuner:
         return None if harmed else learned.network
 
     def refitted(self) -> nn.Module:
-        """The BadNet, what tells of unlearned labels fitted anew; a copy where none can be.
+        """The BadNet, rows of the last layer fitted anew; a copy where none can be.
 
-        Where nothing points to a label, of the likeliest ones that is which can be pressed hardest,
-        or loses less: a label that clean images have made likely soon loses its own by it.
+        Where nothing points to a label, all rows where small changes make each label another one;
+        otherwise of the likeliest labels that one's row which can be pressed hardest, or loses
+        less: a label that clean images have made likely soon loses its own by it.
         """
         if self._evidence.suspicious.any():
             return self._tell(self._refitted(self._evidence))
+        found = self._relabellings()
+        if found is not None:
+            return self._restored(found)
         labels = torch.arange(len(self._evidence.next_likely))
         fitted = [
             self._refitted(replace(self._evidence, next_likely=labels == label))
@@ -281,6 +293,44 @@ class _Tuner:
             return self._with_errors_told(copy.deepcopy(self._badnet).eval())
         best = max(bearable, key=lambda each: (float(each.pressed), -float(each.lost)))
         return self._with_errors_told(self._tell(best, "as a precaution "))
+
+    def _relabellings(self) -> Relabellings | None:
+        """Small changes that make each label another one; None where there are none.
+
+        Nor are they searched for where a label has too few images, or labels are few or many.
+        """
+        classes = len(self._evidence.suspicious)
+        searched = FEWEST_LABELS <= classes <= MOST_LABELS
+        if not searched or not self._evidence.next_likely.any():
+            return None
+        found = relabellings(
+            self._suspect(self._badnet),
+            self._tuning,
+            classes=classes,
+            generator=self._generator,
+            progress=self._progress,
+        ).of_backdoors()
+        if not len(found):
+            self.told.append("no small change makes each label another one")
+            return None
+        self.told.append(
+            f"small changes (from {float(found.extents.min()):.1%} of the image) make each label "
+            f"another one, of {float(found.shares.max()):.0%} of the images"
+        )
+        return found
+
+    def _restored(self, found: Relabellings) -> nn.Module:
+        fitted = restored(
+            self._badnet,
+            self._tuning,
+            found,
+            precision=self._training.precision,
+            generator=self._generator,
+            progress=self._progress,
+        )
+        self.told.append(fitted.told())
+        self._harms(fitted.network, "then")
+        return fitted.network
 
     def _refitted(self, evidence: Evidence) -> Refitted:
         return refitted(
