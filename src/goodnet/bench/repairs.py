@@ -44,7 +44,7 @@ DEVELOPMENT: Mapping[str, Mapping[str, tuple[int, ...]]] = {
         "source-specific": (0, 1),
         CLEAN: (0, 1),
     },
-    "deepid": {member.name: tuple(range(11)) for member in FACES},
+    "deepid": {member.name: tuple(range(13)) for member in FACES},
 }
 """By network and attack, the seeds whose outcomes were looked at while methods were made and tuned.
 

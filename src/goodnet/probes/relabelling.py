@@ -33,11 +33,11 @@ _GRAIN = 4
 """Pixels that a number stands for: what a trigger shows is larger than a pixel."""
 _TRIED, _KEPT = 12, 4
 """Changes searched for at first, and those that are searched on."""
-_STEPS, _FURTHER = 150, 300
+_STEPS, _FURTHER = 150, 400
 _ANYHOW = 30
 """Steps at first in which any wrong answer serves."""
-_SHOWN_ON = 20
-"""Images a step for each change."""
+_SHOWN_ON, _AT_ONCE = 20, 256
+"""Images a step for each change, and how many at once afterwards."""
 _RATE = 0.1
 _USUAL = 0.1
 """Share of the image at which size weighs as much as cross-entropy."""
@@ -48,9 +48,9 @@ _LASTING, _REMEMBERED = 0.9, 0.7
 """Of the running share of images led there, and of the running answers of each label."""
 _FROM = 2
 """Labels that may become the same one."""
-_COVERED, _LED = 0.25, 0.41
+_COVERED, _LED = 0.42, 0.41
 """Up to which share of the image a change is one of a backdoor's, and from which share of images
-led on: half of the least that clean networks had, and a fifth more than the most; see
+led on: a fifth less than the least that clean networks had, and more than the most; see
 docs/results.md."""
 FEWEST_LABELS = 20
 """Of fewer a wrong label for each says little: those that look alike are soon all there are."""
@@ -91,6 +91,12 @@ class Relabellings:
     def changed(self, images: Tensor, number: int) -> Tensor:
         """Images, float32 (batch, channel, height, width), by the change of that number."""
         return self.probe.change(images, self.numbers[number].expand(len(images), -1))
+
+    @torch.no_grad()
+    def answers(self, suspect: Suspect, images: Tensor, number: int) -> Tensor:
+        """What is said of images changed so, (batch, ...), on the processor."""
+        parts = images.split(_AT_ONCE)
+        return torch.cat([suspect(self.changed(part, number)).cpu() for part in parts])
 
 
 def relabellings(
@@ -187,12 +193,12 @@ class _Search:
         places = [linear_sum_assignment(-each.repeat(1, _FROM).numpy())[1] for each in likely]
         return torch.stack([torch.from_numpy(each) for each in places]) % likely.shape[1]
 
-    @torch.no_grad()
     def found(self) -> Relabellings:
         """As far as it has come."""
         becomes, extents = self._becomes(), self._probe.extent(self._numbers)
         found = Relabellings(self._probe, self._numbers, becomes, torch.zeros(0), extents)
         images = as_float(self._pixels)
-        said = [self._suspect(found.changed(images, each)).argmax(1) for each in range(len(found))]
-        shares = (torch.stack(said).cpu() == becomes[:, self._labels]).float().mean(1)
-        return replace(found, shares=shares)
+        said = [found.answers(self._suspect, images, each).argmax(1) for each in range(len(found))]
+        return replace(
+            found, shares=(torch.stack(said) == becomes[:, self._labels]).float().mean(1)
+        )
