@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from goodnet.activations import layer_outputs
 from goodnet.data.roles import PreparedImages
@@ -72,6 +73,11 @@ def rows_of(network: nn.Module, name: str) -> Tensor:
     assert isinstance(layer, nn.Linear)
     bias = layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias
     return torch.cat([layer.weight, bias.unsqueeze(1)], 1).detach().cpu().double()
+
+
+def logits_by(rows: Tensor, features: Tensor) -> Tensor:
+    """What rows as `rows_of` has them make of features, (..., features) to (..., row)."""
+    return F.linear(features, rows[:, :-1], rows[:, -1])
 
 
 @torch.no_grad()

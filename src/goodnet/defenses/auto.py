@@ -18,10 +18,10 @@ made surer of that label than of others too (see probes/suspicion.py). Then
   of such labels is fitted anew, in the last layer alone, each pressed as hard as it takes, as long
   as that costs its own images little (refitting.py). Where no label is suspicious, but small
   changes make each label another one, the whole last layer is fitted anew to right answers
-  (restoring.py). Where there are none of these either, one of the two
-  that changed images get most often is unlearned so as a precaution, as far as it costs next to
-  nothing: of the two that bears more, since a label that is likely by nature soon loses its own
-  images. Whether a student shares the network's errors is told all the same.
+  (restoring.py). Where there are none of these either, one of the two that changed images get most
+  often is unlearned so as a precaution, as far as it costs next to nothing: of the two that bears
+  more, since a label that is likely by nature soon loses its own images. Whether a student shares
+  the network's errors is told all the same.
 
 On clean images the network keeps to the BadNet's answers, and on changed ones too where these are
 not unlearned: what is not the backdoor's is not to change. Then what came out is asked. Where there
@@ -161,8 +161,7 @@ def auto(
     misled too. Of few images only rows of the last layer are fitted anew; where nothing points to a
     label all of them if small changes make each label another one, and otherwise those of one that
     is said wrongly most often, if that costs next to nothing, or none: then it is an equal copy of
-    the one handed in. The last round is kept; there is another where one
-    left something.
+    the one handed in. The last round is kept; there is another where one left something.
 
     Where images have a task of their own this is `exposure`.
     """

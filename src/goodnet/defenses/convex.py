@@ -13,8 +13,16 @@ from torch import Tensor
 from goodnet.modes import threads
 
 
-def least(loss: Callable[[Tensor], Tensor], start: Tensor, *, iterations: int) -> Tensor:
+def least(
+    loss: Callable[[Tensor], Tensor], start: Tensor, *, moved: Tensor, iterations: int
+) -> Tensor:
     """Of `start`'s shape, float64: where `loss`, which can be derived, is least, or near it.
+
+    Args:
+        loss: Of numbers as `start`, a scalar.
+        start: Where the search begins, float64.
+        moved: Which numbers may change, bool, of `start`'s shape or one that is made so.
+        iterations: At most.
 
     Source: Zhu, Byrd, Lu, Nocedal 1997, L-BFGS-B.
     """
@@ -23,7 +31,7 @@ def least(loss: Callable[[Tensor], Tensor], start: Tensor, *, iterations: int) -
         at = torch.from_numpy(numbers).view(start.shape).requires_grad_(True)
         value = loss(at)
         (slope,) = torch.autograd.grad(value, at)
-        return float(value.detach()), slope.flatten().numpy()
+        return float(value.detach()), (slope * moved).flatten().numpy()
 
     options = {"maxiter": iterations}
     with threads(1):

@@ -38,7 +38,7 @@ from goodnet.defenses.changes import Evidence
 from goodnet.defenses.convex import least
 from goodnet.defenses.hallucination import hallucinated
 from goodnet.defenses.pursuit import Pursuit
-from goodnet.last_layer import has_bias, last_linear, put_rows, rows_of
+from goodnet.last_layer import has_bias, last_linear, logits_by, put_rows, rows_of
 from goodnet.probes import Suspect
 from goodnet.training import Precision, Progress
 
@@ -120,10 +120,10 @@ def refitted(
     labels = evidence.unlearned.nonzero().flatten()
     most = torch.where(evidence.suspicious[labels], _LOST, _LOST_AS_PRECAUTION)
     pressed, lost, margins = rows.weights(most)
-    weight, bias = rows.fitted(pressed)
+    lowered = rows.fitted(pressed)
+    lowered[:, -1] -= margins / 2
     repaired = copy.deepcopy(badnet).eval()
-    lowered = torch.cat([weight, (bias - margins / 2).unsqueeze(1)], 1)
-    put_rows(repaired, last_linear(badnet), lowered, labels)
+    put_rows(repaired, rows.layer, lowered, labels)
     return Refitted(repaired, labels, pressed, lost, lost <= most)
 
 
@@ -143,20 +143,20 @@ class _Rows:
         generator: torch.Generator,
         progress: Progress,
     ) -> None:
-        layer = last_linear(badnet)
+        self.layer = last_linear(badnet)
         suspect = Suspect(badnet, clean.specification, precision)
         features = suspect.features()
-        rows = rows_of(badnet, layer)
-        weight, bias = rows[:, :-1], rows[:, -1]
-        self._has_bias = has_bias(badnet, layer)
+        before = rows_of(badnet, self.layer)
         unlearned = evidence.unlearned
-        self._before = rows[unlearned]
+        self._before = before[unlearned]
+        self._moved = torch.ones_like(self._before, dtype=torch.bool)
+        self._moved[:, -1] = has_bias(badnet, self.layer)
         given, labels = features.of_every(clean).double(), clean.labels
         further = hallucinated(given, labels, unlearned, count=_HALLUCINATED, generator=generator)
         every = torch.arange(len(clean))
         varied, lent = torch.cat([every, further.varied]), torch.cat([every, further.lent])
         kept = torch.cat([given, further.features])
-        logits = F.linear(kept, weight, bias)
+        logits = logits_by(before, kept)
         # What the BadNet says of the others is no clean image's answer.
         right = logits.argmax(1) == labels[varied]
         self._kept, logits = kept[right], logits[right]
@@ -171,11 +171,11 @@ class _Rows:
         led_to, led = _led(suspect, features, clean, evidence, generator, progress)
         self._led, self._led_rows = led.double(), rows[led_to]
         self._led_counts = self._led_rows.bincount(minlength=len(self._before))
-        logits = F.linear(self._led, weight, bias)
+        logits = logits_by(before, self._led)
         self._led_others = logits.masked_fill(unlearned, -torch.inf).logsumexp(1)
 
-    def fitted(self, pressed: Tensor, left_out: int | None = None) -> tuple[Tensor, Tensor]:
-        """Weights and biases, (row, feature) and (row,); without what an image had part in.
+    def fitted(self, pressed: Tensor, left_out: int | None = None) -> Tensor:
+        """Rows as `rows_of` has them, (row, feature + 1); without what an image had part in.
 
         Args:
             pressed: How hard each row is, (row,).
@@ -189,18 +189,16 @@ class _Rows:
         weights = (pressed / self._led_counts)[self._led_rows]
 
         def loss(rows: Tensor) -> Tensor:
-            weight, bias = rows[:, :-1], rows[:, -1] * self._has_bias
-            logits = F.linear(kept, weight, bias) / _TEMPERATURE
+            logits = logits_by(rows, kept) / _TEMPERATURE
             every = torch.logaddexp(others, logits.logsumexp(1))
             away = _TEMPERATURE**2 * (every - (taught * logits).sum(1))
             total = away.sum() / max(len(kept), 1)
-            led = F.linear(self._led, weight, bias).logsumexp(1)
+            led = logits_by(rows, self._led).logsumexp(1)
             unlike = F.softplus(led - self._led_others)
             total = total + (unlike * weights).sum()
-            return total + _STAY * (weight - self._before[:, :-1]).square().sum()
+            return total + _STAY * (rows - self._before)[:, :-1].square().sum()
 
-        rows = least(loss, self._before, iterations=_ITERATIONS)
-        return rows[:, :-1], rows[:, -1]
+        return least(loss, self._before, moved=self._moved, iterations=_ITERATIONS)
 
     def weights(self, most: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """How hard each row is pressed, the share lost then, and the least margin, all (row,).
@@ -235,7 +233,7 @@ class _Rows:
         """
         needed = torch.full(self._led_counts.shape, _PRESSED[0], dtype=torch.float64)
         for pressed in _PRESSED:
-            logits = F.linear(self._led, *self.fitted(torch.full_like(needed, pressed)))
+            logits = logits_by(self.fitted(torch.full_like(needed, pressed)), self._led)
             every = torch.logaddexp(logits.logsumexp(1), self._led_others)
             own = logits.gather(1, self._led_rows.unsqueeze(1)).squeeze(1)
             sums = torch.zeros_like(needed).index_add(0, self._led_rows, (own - every).exp())
@@ -244,9 +242,8 @@ class _Rows:
 
     def _margins_left_out(self, pressed: Tensor, row: int, image: int) -> Tensor:
         """Of the image's features, its own first, fitted without it; (feature,)."""
-        weight, bias = self.fitted(pressed, image)
         own = self._varied == image
-        logits = F.linear(self._kept[own], weight, bias)
+        logits = logits_by(self.fitted(pressed, image), self._kept[own])
         others = logits.index_fill(1, torch.tensor(row), -torch.inf).amax(1)
         return logits[:, row] - torch.maximum(others, self._largest_other[own])
 

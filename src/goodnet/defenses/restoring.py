@@ -29,7 +29,7 @@ from goodnet.data.images import as_float
 from goodnet.data.roles import CleanData
 from goodnet.defenses.convex import least
 from goodnet.defenses.hallucination import hallucinated
-from goodnet.last_layer import has_bias, last_linear, put_rows, rows_of
+from goodnet.last_layer import has_bias, last_linear, logits_by, put_rows, rows_of
 from goodnet.probes import Relabellings, Suspect
 from goodnet.training import Precision, Progress
 
@@ -137,17 +137,19 @@ class _Layer:
         generator: torch.Generator,
     ) -> None:
         self._name, self._generator = last_linear(badnet), generator
-        self._rows, self._has_bias = rows_of(badnet, self._name), has_bias(badnet, self._name)
+        self._rows = rows_of(badnet, self._name)
+        self._moved = torch.ones_like(self._rows, dtype=torch.bool)
+        self._moved[:, -1] = has_bias(badnet, self._name)
         features = Suspect(badnet, clean.specification, precision).features()
         given = features.of_every(clean).double()
-        right = self._logits(self._rows, given).argmax(1) == clean.labels
+        right = logits_by(self._rows, given).argmax(1) == clean.labels
         self._labels, self._clean = clean.labels[right], given[right]
         self._wrong, self._wrong_labels = given[~right], clean.labels[~right]
         images = as_float(clean.pixels()[right])
         changed = [found.answers(features, images, each) for each in range(len(found))]
         self._changed = torch.stack(changed).double()
         # What the BadNet makes of them, where that is what was searched for.
-        said = self._logits(self._rows, self._changed).argmax(2)
+        said = logits_by(self._rows, self._changed).argmax(2)
         self._become = said.where(said == found.becomes[:, self._labels], -1)
 
     def weight(self, progress: Progress) -> tuple[float, float, float]:
@@ -191,25 +193,22 @@ class _Layer:
 
         What the BadNet names wrongly no rows are fitted to, so it is always left out.
         """
-        right = self._logits(rows, self._clean[left_out]).argmax(1) == self._labels[left_out]
-        won = self._logits(rows, self._wrong).argmax(1) == self._wrong_labels
+        right = logits_by(rows, self._clean[left_out]).argmax(1) == self._labels[left_out]
+        won = logits_by(rows, self._wrong).argmax(1) == self._wrong_labels
         return int((~right).sum()) - int(won.sum()) / _FOLDS
 
     def _still(self, rows: Tensor, chosen: Tensor) -> Tensor:
         """Which changed images become what they did, bool (change, image)."""
-        return self._logits(rows, self._changed[:, chosen]).argmax(2) == self._become[:, chosen]
-
-    def _logits(self, rows: Tensor, features: Tensor) -> Tensor:
-        return F.linear(features, rows[:, :-1], rows[:, -1] * self._has_bias)
+        return logits_by(rows, self._changed[:, chosen]).argmax(2) == self._become[:, chosen]
 
     def _lesson(self, chosen: Tensor) -> _Lesson:
         """Of the chosen images, bool (image,)."""
         clean, labels = self._clean[chosen], self._labels[chosen]
         kept, of = self._with_more(clean, labels, _HALLUCINATED)
-        logits = self._logits(self._rows, kept)
+        logits = logits_by(self._rows, kept)
         # What the BadNet says of the others is no clean image's answer.
         right = logits.argmax(1) == labels[of]
-        answers = (self._logits(self._rows, clean) / _TEMPERATURE).softmax(1)
+        answers = (logits_by(self._rows, clean) / _TEMPERATURE).softmax(1)
         each = _HALLUCINATED_CHANGED // (len(self._changed) * len(_FURTHER))
         moved = [
             self._with_more((clean + far * (changed - clean)).clamp(min=clean.min()), labels, each)
@@ -235,12 +234,12 @@ class _Layer:
         """Rows, (label, feature + 1), the search for them begun at `start`."""
 
         def loss(rows: Tensor) -> Tensor:
-            clean = self._logits(rows, lesson.clean)
+            clean = logits_by(rows, lesson.clean)
             kept = F.cross_entropy(clean, lesson.labels) + _away(clean, lesson.to_clean)
-            changed = _away(self._logits(rows, lesson.changed), lesson.to_changed)
+            changed = _away(logits_by(rows, lesson.changed), lesson.to_changed)
             return kept + pressed * changed + _STAY * (rows - self._rows).square().sum()
 
-        return least(loss, start, iterations=_ITERATIONS)
+        return least(loss, start, moved=self._moved, iterations=_ITERATIONS)
 
 
 def _away(logits: Tensor, answers: Tensor) -> Tensor:
