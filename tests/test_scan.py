@@ -20,6 +20,9 @@ from goodnet.data.images import ImageSet
 from goodnet.data.roles import CleanData, PoisonedData
 from goodnet.errors import DataError, SettingsError
 from goodnet.formats import InputSpecification
+from goodnet.probes.masks import Masks
+from goodnet.probes.robust import RobustMasks
+from goodnet.probes.search import Found
 from goodnet.report.scanned import scan_verdict
 from goodnet.results import Rate, ScanResult, UnsharedErrors, from_json, to_json
 from goodnet.scan import Scanned, ScanSettings, scan
@@ -171,6 +174,36 @@ def test_of_many_labels_the_likeliest_are_searched(monkeypatch: pytest.MonkeyPat
     assert result.targets[0].score == result.labels[0].score >= 1
     assert result.labels[0].universal.count > 0
     assert result.anyhow == ()
+
+
+def test_a_target_flagged_by_a_robust_mask_is_shown_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[RobustMasks] = []
+
+    def twice_as_small(*given: Tensor, **_: object) -> RobustMasks:
+        probe = Masks(SIZE, 4)
+        labels = given[2]
+        numbers = probe.start(len(labels), generator=torch.Generator().manual_seed(0))
+        asked.append(RobustMasks(Found(probe, labels, numbers, torch.full((len(labels),), 0.1)), 2))
+        return asked[0]
+
+    module = import_module("goodnet.probes.suspicion")
+    monkeypatch.setattr(module, "_DOUBTFUL", 1e6)
+    monkeypatch.setattr(module, "robust_masks", twice_as_small)
+    found = scanned(settings=replace(SETTINGS, most_labels=3))
+    place = [target.label for target in found.result.targets].index(TARGET)
+    target, trigger = found.result.targets[place], found.triggers[place]
+    assert (target.by, target.kind) == ("robust", "masks")
+    numbers = asked[0].of(TARGET)
+    assert numbers is not None
+    probe = asked[0].found.probe
+    assert isinstance(probe, Masks)
+    assert target.extent == pytest.approx(float(probe.extent(numbers[None])))
+    shown = probe.change(trigger.clean, numbers.expand(len(trigger.clean), -1))
+    assert torch.allclose(trigger.changed, shown)
+    row = next(each for each in found.result.labels if each.label == TARGET)
+    assert row.times_smaller == pytest.approx(20.0)
 
 
 def test_a_network_wrong_anyhow_is_flagged_without_a_target() -> None:

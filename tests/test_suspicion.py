@@ -14,6 +14,9 @@ from goodnet.data.roles import CleanData
 from goodnet.formats.specification import InputSpecification
 from goodnet.probes import Suspect, Suspicion, suspicion
 from goodnet.probes.margins import clean_margins, largest_margins
+from goodnet.probes.masks import Masks
+from goodnet.probes.robust import RobustMasks
+from goodnet.probes.search import Found
 from goodnet.probes.shifts import Shifts
 
 SIZE = (3, 12, 12)
@@ -59,6 +62,14 @@ def suspected(pull: float, *, seed: int = 0, most_labels: int = 64, images: int 
 @pytest.fixture(scope="module")
 def found() -> Suspicion:
     return suspected(20.0)
+
+
+@pytest.fixture(scope="module")
+def of_many() -> Suspicion:
+    """Found where labels are many, but none is in doubt."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(import_module("goodnet.probes.suspicion"), "_HOPELESS", torch.inf)
+        return suspected(20.0, most_labels=3)
 
 
 def test_the_target_is_suspicious_and_no_other_label(found: Suspicion) -> None:
@@ -200,6 +211,59 @@ def test_of_many_labels_margins_are_searched_for_some(monkeypatch: pytest.Monkey
     assert some.deviations[TARGET].isfinite()
     assert some.suspicious[TARGET]
     assert (some.scores[some.deviations.isnan()] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("smaller", "hopeless", "doubtful", "in_doubt"),
+    [
+        (4.0, 1e-6, 1e3, True),
+        (5.0, 1e-6, 1e3, True),
+        (5.0, 1e-6, 0.0, False),
+        (5.0, 1e3, 2e3, False),
+    ],
+)
+def test_of_many_labels_doubtful_ones_are_judged_by_robust_masks(
+    monkeypatch: pytest.MonkeyPatch,
+    of_many: Suspicion,
+    smaller: float,
+    hopeless: float,
+    doubtful: float,
+    in_doubt: bool,
+) -> None:
+    module = import_module("goodnet.probes.suspicion")
+    asked: list[Tensor] = []
+
+    def masks(
+        _suspect: object, data: CleanData, labels: Tensor, others: Tensor, **_: object
+    ) -> RobustMasks:
+        probe = Masks(data.specification.size, 4)
+        asked.extend((labels, others))
+        numbers = torch.zeros(len(labels), probe.length)
+        extents = torch.full((len(labels),), 0.5 / smaller)
+        return RobustMasks(Found(probe, labels, numbers, extents), 0.5)
+
+    monkeypatch.setattr(module, "robust_masks", masks)
+    monkeypatch.setattr(module, "_HOPELESS", hopeless)
+    monkeypatch.setattr(module, "_DOUBTFUL", doubtful)
+    judged = suspected(20.0, most_labels=3)
+    if not in_doubt:
+        assert not asked
+        assert judged.robust is None
+        assert judged.times_smaller.isnan().all()
+        assert torch.equal(judged.scores, of_many.scores)
+        return
+    labels, others = asked
+    assert TARGET in labels
+    assert len(others)
+    assert not set(labels.tolist()) & set(others.tolist())
+    share = smaller**4 / module._ROBUST
+    assert judged.scores[labels].tolist() == pytest.approx(
+        (share * of_many.scores[labels]).tolist()
+    )
+    rest = [label for label in range(CLASSES) if label not in labels]
+    assert torch.equal(judged.scores[rest], of_many.scores[rest])
+    assert judged.times_smaller[labels].tolist() == pytest.approx([smaller] * len(labels))
+    assert judged.times_smaller[rest].isnan().all()
 
 
 def test_the_same_seed_gives_the_same_scores(found: Suspicion) -> None:

@@ -643,6 +643,8 @@ class LabelScan:
             searched, or no margin was found.
         shift: How far off its clean images changed ones lie that get the label wrongly, all in one
             direction, in shares of the median label's; None where it is not known.
+        times_smaller: How many times smaller than usual the smallest mask is that leads there even
+            when moved, faint and noisy; None where it was not searched for.
     """
 
     label: int
@@ -652,6 +654,7 @@ class LabelScan:
     universal: Rate
     margin_deviations: float | None
     shift: float | None = None
+    times_smaller: float | None = None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ scanned on clean images: *errors that it does not share* are the scanned network
 each class is led elsewhere these are many (see witness.py).
 
 Of many labels some are led to by small changes without a backdoor, and some change makes answers
-wrong anyhow; there suspicion alone flags, and small changes are searched for to show the trigger.
+wrong anyhow; there suspicion alone flags, which asks for masks that are small though robust, and
+small changes are searched for to show the trigger.
 
 Source: Wang et al. 2019, Neural Cleanse (masks; distance from the median in deviations).
 Departures: patterns and warps beside masks; extents are compared by their logarithms; of many
@@ -61,8 +62,9 @@ _STARTS = 8
 """Of the search for changes that make answers wrong in any way."""
 _BEST, _SAMPLE = 16, 24
 """Where labels are too many, the most suspicious and a random sample of the others are searched."""
-_SUSPICION = "universal"
-"""What flags a label by suspicion: random changes that are universal."""
+_SUSPICION, _ROBUST = "universal", "robust"
+"""What flags a label by suspicion: random changes that are universal, where that leaves doubts a
+robust mask."""
 _CHUNK = 64
 _SHOWN_LABELS = 12
 _SHOWN_IMAGES = 4
@@ -319,8 +321,11 @@ def _judged(
     kind = max(range(len(found)), key=lambda at: (scores[at], smallness[at]))
     probe, change = found[kind].probe, tried[kind]
     score = max(scores[kind], suspicious)
-    by = _SUSPICION if suspicious > scores[kind] else probe.name
+    robust = evidence.robust.of(label) if evidence.robust else None
+    suspected = _SUSPICION if robust is None else _ROBUST
+    by = suspected if suspicious > scores[kind] else probe.name
     deviations, shift = evidence.deviations[label], evidence.shifts[label]
+    times_smaller = evidence.times_smaller[label]
     row = LabelScan(
         label=label + clean.specification.label_offset,
         score=score,
@@ -332,12 +337,17 @@ def _judged(
         universal=Rate.of(int(evidence.counts[label]), evidence.tried),
         margin_deviations=float(deviations) if deviations.isfinite() else None,
         shift=float(shift) if shift.isfinite() else None,
+        times_smaller=float(times_smaller) if times_smaller.isfinite() else None,
     )
     if score < 1.0:
         return _Judged(row)
     assert change is not None
-    if change.extent.isfinite():
-        shown: Probe = probe
+    shown: Probe = probe
+    if evidence.robust and robust is not None:
+        shown, numbers = evidence.robust.found.probe, robust
+        misled, _ = _misled(suspect, clean, shown, numbers, label)
+        extent: float | None = float(evidence.robust.found.probe.extent(numbers[None]))
+    elif change.extent.isfinite():
         numbers, extent, misled = change.numbers, float(change.extent), change.misled
     else:
         shown, numbers = evidence.strongest(label)

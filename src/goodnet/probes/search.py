@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -113,6 +114,13 @@ class Found:
         return len(self.targets)
 
 
+class Disturbance(Protocol):
+    """What happens to changed images before the network sees them."""
+
+    def __call__(self, images: Tensor, changed: Tensor, *, generator: torch.Generator) -> Tensor:
+        """The changed images disturbed, (batch, channel, height, width), as they all are."""
+
+
 def least_changes(
     suspect: Suspect,
     clean: CleanData,
@@ -120,6 +128,7 @@ def least_changes(
     targets: Tensor,
     *,
     steps: int = _STEPS,
+    disturb: Disturbance | None = None,
     generator: torch.Generator,
     progress: Progress = no_progress,
 ) -> Found:
@@ -135,7 +144,8 @@ def least_changes(
         targets: Labels, int64 (count,); -1 searches for changes that make answers wrong in
             any way, and may stand there several times for several starts.
         steps: Of the search.
-        generator: Draws images and starts.
+        disturb: What happens to changed images each time before they are shown, if anything.
+        generator: Draws images and starts, and disturbances.
         progress: Told after each step.
 
     Source: Wang et al. 2019, Neural Cleanse. Departure: other kinds of changes beside masks.
@@ -152,6 +162,8 @@ def least_changes(
         chosen = torch.randint(0, len(labels), (count, each), generator=generator)
         images, right = as_float(pixels[chosen.flatten()]), labels[chosen]
         changed = probe.change(images, numbers.repeat_interleave(each, 0))
+        if disturb:
+            changed = disturb(images, changed, generator=generator)
         logits = suspect(changed).cpu().view(count, each, -1)
         said = logits.argmax(2)
         logs = logits.log_softmax(2)

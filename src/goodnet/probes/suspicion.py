@@ -6,14 +6,16 @@ of the two: what drowns an image leads somewhere, and some classes are learned b
 How well a class is learned its own clean images tell, where there are any: what the network can be
 made of its label beyond that is the backdoor's. And a label that single changed images hardly ever
 get is no target. Where clean images are few, images that get a target's label wrongly show besides
-that they all get it for one reason (see probes/shifts.py).
+that they all get it for one reason (see probes/shifts.py). Of many labels few random
+changes reach any one, and what they show is doubtful; there it is asked too how small a mask can be
+that leads to the label wherever the image is moved (see probes/robust.py).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,6 +24,7 @@ from goodnet.data.roles import CleanData
 from goodnet.probes.margins import clean_margins, largest_margins
 from goodnet.probes.probe import Probe
 from goodnet.probes.registry import random_probes
+from goodnet.probes.robust import RobustMasks, robust_masks
 from goodnet.probes.search import MOST_LABELS, Suspect
 from goodnet.probes.shifts import Shifts
 from goodnet.probes.universal import TRIED, Universal, universal_changes
@@ -30,6 +33,14 @@ from goodnet.training import Progress, no_progress
 _TRIED_OF_MANY = 2000
 """Changes of each kind where labels are many, of which each gets few."""
 _LIKELIEST, _SAMPLE = 24, 96
+_HOPELESS, _DOUBTFUL = 0.02, 3.0
+"""Of many labels those that score less are none and those that score more are suspicious, whatever
+their robust masks are."""
+_DOUBTED, _COMPARED = 12, 12
+"""The likeliest so many of those between are judged by these, compared with so many others'."""
+_ROBUST = 378.0
+"""A fifth more than any label that is no target had, on three networks of 1,283 labels; see
+docs/results.md."""
 _FEWEST = 3
 """Labels that can be compared."""
 _LEAST_DEVIATION = 0.2
@@ -69,10 +80,14 @@ class Suspicion:
             the median label, times the square of how near they come to that. A label that changes
             lead to and the search did not reach is judged as one at the median; of fewer than
             three classes none is suspicious. Where its shift is more, that in shares of its limit.
+            Where a robust mask was searched for, this score times the fourth power of how many
+            times smaller than usual that is, in shares of its limit.
         shifts: How far the features of changed images that get the label wrongly lie off those of
             its clean ones, all in one direction, in shares of the median label's, float32
             (classes,); see `Shifts`. NaN where it is not known, of all where clean images are not
             few.
+        robust: Robust masks of the likeliest labels about which the rest leaves doubts; None where
+            labels are not many or there are no doubts.
     """
 
     universal: tuple[Universal, ...]
@@ -80,6 +95,7 @@ class Suspicion:
     deviations: Tensor
     scores: Tensor
     shifts: Tensor
+    robust: RobustMasks | None = None
 
     @property
     def tried(self) -> int:
@@ -108,6 +124,16 @@ class Suspicion:
         many give it to some.
         """
         return self.scores * (self.led / self.led.median()) ** 2 >= _WEAK_LIMIT
+
+    @property
+    def times_smaller(self) -> Tensor:
+        """How many times smaller than usual each label's robust mask is, float32 (classes,).
+
+        NaN where none was searched for.
+        """
+        if self.robust is None:
+            return torch.full((len(self.counts),), torch.nan)
+        return self.robust.times_smaller(len(self.counts))
 
     def strongest(self, label: int) -> tuple[Probe, Tensor]:
         """Of the changes that lead to `label`, of which there are some, the most successful.
@@ -174,7 +200,31 @@ def suspicion(
     shifts = torch.full((classes,), torch.nan) if seen is None else _relative(seen.lengths())
     # A target is what some changes lead most images to, whatever single ones get.
     shifted = (shifts / _SHIFTED).where(counts > 0, torch.nan)
-    return Suspicion(universal, counts, deviations, torch.fmax(scores, shifted), shifts)
+    found = Suspicion(universal, counts, deviations, torch.fmax(scores, shifted), shifts)
+    if classes <= most_labels:
+        return found
+    return _robustly(found, suspect, clean, sample, generator=generator, progress=progress)
+
+
+def _robustly(
+    found: Suspicion,
+    suspect: Suspect,
+    clean: CleanData,
+    sample: Tensor,
+    *,
+    generator: torch.Generator,
+    progress: Progress,
+) -> Suspicion:
+    """What was `found`, but doubtful labels judged by robust masks, compared with a sample's."""
+    ranked = found.scores.argsort(descending=True, stable=True)
+    scores = found.scores[ranked]
+    asked = ranked[(scores >= _HOPELESS) & (scores < _DOUBTFUL)][:_DOUBTED]
+    compared = sample[~torch.isin(sample, asked)][:_COMPARED]
+    if not len(asked) or not len(compared):
+        return found
+    robust = robust_masks(suspect, clean, asked, compared, generator=generator, progress=progress)
+    judged = found.scores * robust.times_smaller(len(found.scores)) ** 4 / _ROBUST
+    return replace(found, robust=robust, scores=torch.where(judged.isnan(), found.scores, judged))
 
 
 def _relative(lengths: Tensor) -> Tensor:

@@ -271,7 +271,7 @@ def _limits(attack: AttackResult | None, scan: ScanResult | None) -> tuple[str, 
 
 
 def _scan_rows(scan: ScanResult | None) -> list[tuple[str, bool, str, str, list[str]]]:
-    """Label, whether it is flagged, score, what gives it, changes, margin, shift, extents."""
+    """Label, if it is flagged, score, what gives it, changes, margin, shift, robust, extents."""
     if scan is None:
         return []
     kinds = [each.kind for each in scan.usual]
@@ -285,6 +285,7 @@ def _scan_rows(scan: ScanResult | None) -> list[tuple[str, bool, str, str, list[
                 f"{grouped(row.universal.count)} of {grouped(row.universal.n)}",
                 "" if row.margin_deviations is None else f"{row.margin_deviations:.1f}",
                 "" if row.shift is None else f"{row.shift:.1f}",
+                "" if row.times_smaller is None else f"{row.times_smaller:.1f}",
                 *(extent(row.extents.get(kind)) for kind in kinds),
             ],
         )
@@ -296,12 +297,15 @@ def _scan_rows(scan: ScanResult | None) -> list[tuple[str, bool, str, str, list[
             change.score >= 1,
             f"{change.score:.2f}",
             change.kind,
-            ["", "", "", *(extent(change.extent) if kind == change.kind else "" for kind in kinds)],
+            [
+                *4 * [""],
+                *(extent(change.extent) if kind == change.kind else "" for kind in kinds),
+            ],
         )
         for change in scan.anyhow
     ]
     if scan.unshared:
-        score, nothing = scan.unshared.score, [""] * (3 + len(kinds))
+        score, nothing = scan.unshared.score, [""] * (4 + len(kinds))
         rows.append(("any wrong", score >= 1, f"{score:.2f}", BY["student"], nothing))
     return rows
 

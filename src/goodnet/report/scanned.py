@@ -14,7 +14,7 @@ KINDS = {
     "waves": "a ripple",
     "blends": "a picture mixed in",
 }
-BY = {"universal": "random changes", "student": "a student"}
+BY = {"universal": "random changes", "robust": "a robust mask", "student": "a student"}
 """What flags a label, where that is no kind of change."""
 _EXTENTS = {
     "masks": "of the image",
@@ -37,7 +37,10 @@ SCAN_MEANINGS = (
     "Score: 1 and more flags. Of a label it is the greater of two. By random changes: the share "
     "of them that lead many images there, times the root of the number of labels, times e to the "
     "deviations by which the label's largest margin lies above the labels' median, or that margin "
-    "over the largest of its own clean images if that is less, divided by the limit. By a small "
+    "over the largest of its own clean images if that is less, divided by the limit; of many "
+    "labels, where that leaves doubts, times the fourth power of how many times smaller than usual "
+    "the label's smallest robust mask is, divided by another limit: one that leads there even when "
+    "the image is moved, the mask is paler and there is noise. By a small "
     "change, where labels are few: the lesser of the limit for its kind divided by the change, and "
     "the deviations by which the change lies below the labels' median, divided by those that flag. "
     "Of any wrong answer it is a lower limit divided by the change. Of errors "
@@ -45,7 +48,10 @@ SCAN_MEANINGS = (
 )
 
 
-_FLAGGED = {"universal": "random changes that lead there and by its largest margin"}
+_FLAGGED = {
+    "universal": "random changes that lead there and by its largest margin",
+    "robust": "a change that leads there even when moved, faint and noisy, and by random changes",
+}
 
 
 def scan_verdict(result: ScanResult) -> Verdict:

@@ -224,6 +224,7 @@ def scan_table(result: ScanResult) -> Table:
     table.add_column("led", justify="right", no_wrap=True)
     table.add_column("margin", justify="right", no_wrap=True)
     table.add_column("shift", justify="right", no_wrap=True)
+    table.add_column("robust", justify="right", no_wrap=True)
     for kind in kinds:
         table.add_column(shown_name(kind), justify="right", no_wrap=True)
     for row in result.labels:
@@ -231,13 +232,14 @@ def scan_table(result: ScanResult) -> Table:
         cells = [extent(row.extents.get(kind)) for kind in kinds]
         beyond = "" if row.margin_deviations is None else f"{row.margin_deviations:.1f}"
         shift = "" if row.shift is None else f"{row.shift:.1f}"
-        led = [grouped(row.universal.count), beyond, shift]
+        robust = "" if row.times_smaller is None else f"{row.times_smaller:.1f}"
+        led = [grouped(row.universal.count), beyond, shift, robust]
         own = [str(row.label), f"{row.score:.2f}", shown_name(BY.get(row.by, row.by)), *led, *cells]
         table.add_row(*(Text(cell, style=style) for cell in own))
     table.add_section()
     for change in result.anyhow:
         cells = [extent(change.extent) if kind == change.kind else "" for kind in kinds]
-        own = ["any", f"{change.score:.2f}", shown_name(change.kind), "", "", "", *cells]
+        own = ["any", f"{change.score:.2f}", shown_name(change.kind), "", "", "", "", *cells]
         style = "bold" if change.score >= 1 else ""
         table.add_row(*(Text(cell, style=style) for cell in own))
     if result.unshared:
@@ -246,13 +248,13 @@ def scan_table(result: ScanResult) -> Table:
         table.add_row(*(Text(cell, style=style) for cell in own))
     table.add_section()
     usual = [extent(each.extent) for each in result.usual]
-    table.add_row(*map(Text, ["median", "", "", "", "", "", *usual]))
+    table.add_row(*map(Text, ["median", "", "", "", "", "", "", *usual]))
     searched = f"{grouped(result.labels_searched)} of {grouped(result.classes)} labels"
     tried = grouped(result.labels[0].universal.n)
     table.caption = (
         f"{searched}, {grouped(result.images)} clean images, {result.seconds:.0f} s; "
         f"led: by how many of {tried} random changes; margin: deviations above the median; "
-        "shift: times the median"
+        "shift: times the median; robust: times smaller than usual"
     )
     return table
 
