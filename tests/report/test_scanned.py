@@ -93,12 +93,23 @@ def test_what_a_student_told_is_shown() -> None:
     assert taught in " ".join(scan_examined(CLEAN))
 
 
-def test_a_shift_is_shown_where_it_is_known() -> None:
-    first, second = RESULT.labels
-    shifted = replace(RESULT, labels=(replace(first, shift=6.54), second))
-    console = Console(width=120, record=True)
-    console.print(scan_table(shifted))
-    for shown, plain in ((page(shifted, {}), page(RESULT, {})), (console.export_text(), "")):
+@pytest.mark.parametrize(
+    ("first", "name"),
+    [
+        (replace(RESULT.labels[0], shift=6.54), "shift"),
+        (replace(RESULT.labels[0], times_smaller=6.54), "robust"),
+    ],
+)
+def test_what_is_not_always_known_is_shown_where_it_is(first: LabelScan, name: str) -> None:
+    known = replace(RESULT, labels=(first, *RESULT.labels[1:]))
+    tables = []
+    for result in (known, RESULT):
+        console = Console(width=120, record=True)
+        console.print(scan_table(result))
+        tables.append(console.export_text())
+    assert name in tables[0]
+    assert name not in tables[1]
+    for shown, plain in ((page(known, {}), page(RESULT, {})), tables):
         assert "6.5" in shown
         assert "6.5" not in plain
 

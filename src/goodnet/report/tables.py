@@ -211,35 +211,46 @@ def triggers_table(result: AttackResult) -> Table:
     return table
 
 
+_COMPARED = {"shift": "the median", "robust": "smaller than usual"}
+"""What a label's figure is compared with."""
+
+
 def scan_table(result: ScanResult) -> Table:
     """A row for each of the likeliest targets: what points to it, and the smallest changes.
 
     Below them what is usual, the changes that make answers wrong in any way, and the student.
     """
     kinds = [each.kind for each in result.usual]
+    # Each is known where images are few and where labels are many, if at all.
+    known = {
+        "shift": [row.shift for row in result.labels],
+        "robust": [row.times_smaller for row in result.labels],
+    }
+    known = {name: values for name, values in known.items() if any(values)}
     table = _table("what points to each label; score 1 and more flags")
     table.add_column("label", justify="right", no_wrap=True)
     table.add_column("score", justify="right", no_wrap=True)
     table.add_column("by", no_wrap=True)
     table.add_column("led", justify="right", no_wrap=True)
     table.add_column("margin", justify="right", no_wrap=True)
-    table.add_column("shift", justify="right", no_wrap=True)
-    table.add_column("robust", justify="right", no_wrap=True)
+    for name in known:
+        table.add_column(name, justify="right", no_wrap=True)
     for kind in kinds:
         table.add_column(shown_name(kind), justify="right", no_wrap=True)
-    for row in result.labels:
+    nothing = [""] * (2 + len(known))
+    for place, row in enumerate(result.labels):
         style = "bold" if row.score >= 1 else ""
         cells = [extent(row.extents.get(kind)) for kind in kinds]
         beyond = "" if row.margin_deviations is None else f"{row.margin_deviations:.1f}"
-        shift = "" if row.shift is None else f"{row.shift:.1f}"
-        robust = "" if row.times_smaller is None else f"{row.times_smaller:.1f}"
-        led = [grouped(row.universal.count), beyond, shift, robust]
+        times = [values[place] for values in known.values()]
+        further = ["" if value is None else f"{value:.1f}" for value in times]
+        led = [grouped(row.universal.count), beyond, *further]
         own = [str(row.label), f"{row.score:.2f}", shown_name(BY.get(row.by, row.by)), *led, *cells]
         table.add_row(*(Text(cell, style=style) for cell in own))
     table.add_section()
     for change in result.anyhow:
         cells = [extent(change.extent) if kind == change.kind else "" for kind in kinds]
-        own = ["any", f"{change.score:.2f}", shown_name(change.kind), "", "", "", "", *cells]
+        own = ["any", f"{change.score:.2f}", shown_name(change.kind), *nothing, *cells]
         style = "bold" if change.score >= 1 else ""
         table.add_row(*(Text(cell, style=style) for cell in own))
     if result.unshared:
@@ -248,13 +259,13 @@ def scan_table(result: ScanResult) -> Table:
         table.add_row(*(Text(cell, style=style) for cell in own))
     table.add_section()
     usual = [extent(each.extent) for each in result.usual]
-    table.add_row(*map(Text, ["median", "", "", "", "", "", "", *usual]))
+    table.add_row(*map(Text, ["median", "", "", *nothing, *usual]))
     searched = f"{grouped(result.labels_searched)} of {grouped(result.classes)} labels"
     tried = grouped(result.labels[0].universal.n)
     table.caption = (
         f"{searched}, {grouped(result.images)} clean images, {result.seconds:.0f} s; "
-        f"led: by how many of {tried} random changes; margin: deviations above the median; "
-        "shift: times the median; robust: times smaller than usual"
+        f"led: by how many of {tried} random changes; margin: deviations above the median"
+        + "".join(f"; {name}: times {_COMPARED[name]}" for name in known)
     )
     return table
 
