@@ -611,8 +611,9 @@ class ScanTarget:
 
     Attributes:
         score: At least 1; how far beyond its limits the label is.
-        by: What flagged it: `universal` (random changes lead there and its margin is large), or
-            the kind of a small change.
+        by: What flagged it: `universal` (random changes lead there and its margin is large),
+            `robust` (that is doubtful, but a small mask serves though disturbed), or the kind of a
+            small change.
         kind: Of the change shown: `masks` (pixels painted over), `fields` (a pattern added),
             `warps`; a random one where no search misled most images.
         extent: How large that is, as a share; None of a random one.
