@@ -55,6 +55,7 @@ def suspected(pull: float, *, seed: int = 0, most_labels: int = 64, images: int 
         grey(images),
         classes=CLASSES,
         most_labels=most_labels,
+        robust=True,
         generator=torch.Generator().manual_seed(seed),
     )
 

@@ -182,6 +182,7 @@ def scan(
         clean,
         classes=classes,
         most_labels=settings.most_labels,
+        robust=True,
         generator=generator,
         progress=progress,
     )

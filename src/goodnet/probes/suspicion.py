@@ -87,7 +87,7 @@ class Suspicion:
             (classes,); see `Shifts`. NaN where it is not known, of all where clean images are not
             few.
         robust: Robust masks of the likeliest labels about which the rest leaves doubts; None where
-            labels are not many or there are no doubts.
+            labels are not many, there are no doubts, or it was not asked for.
     """
 
     universal: tuple[Universal, ...]
@@ -151,6 +151,7 @@ def suspicion(
     *,
     classes: int,
     most_labels: int = MOST_LABELS,
+    robust: bool = False,
     generator: torch.Generator,
     progress: Progress = no_progress,
 ) -> Suspicion:
@@ -162,6 +163,8 @@ def suspicion(
         classes: N.
         most_labels: Of more classes, more changes are tried, and margins are searched for the
             likeliest labels and for a sample that they are compared with.
+        robust: Whether of more classes doubtful labels are judged by robust masks, which takes as
+            long again.
         generator: Draws images, changes and starts.
         progress: Told what is being done.
     """
@@ -201,7 +204,7 @@ def suspicion(
     # A target is what some changes lead most images to, whatever single ones get.
     shifted = (shifts / _SHIFTED).where(counts > 0, torch.nan)
     found = Suspicion(universal, counts, deviations, torch.fmax(scores, shifted), shifts)
-    if classes <= most_labels:
+    if not robust or classes <= most_labels:
         return found
     return _robustly(found, suspect, clean, sample, generator=generator, progress=progress)
 
