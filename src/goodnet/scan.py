@@ -43,6 +43,7 @@ from goodnet.probes import (
     SearchedProbe,
     Suspect,
     Suspicion,
+    in_parts,
     least_changes,
     searched_probes,
     suspicion,
@@ -194,7 +195,7 @@ def scan(
         best, others = ranked[:first], ranked[first:]
         sample = others[torch.randperm(len(others), generator=generator)[:_SAMPLE]]
     labels = torch.cat([best, sample])
-    found = [_in_chunks(search, probe, labels) for probe in probes]
+    found = [in_parts(partial(search, probe), labels, _CHUNK) for probe in probes]
     compared = [_Compared.of(each, len(best)) for each in found]
     judge = partial(_judged, suspect, clean, evidence, found, compared, few=few)
     judged = [judge(place) for place in range(len(labels))]
@@ -226,17 +227,6 @@ def scan(
         seconds=time.perf_counter() - start,
     )
     return Scanned(result, tuple(trigger for _, trigger in flagged))
-
-
-def _in_chunks(search: partial[Found], probe: SearchedProbe, labels: Tensor) -> Found:
-    """A search for many labels, some at a time: each gets images enough, and memory stays small."""
-    parts = [search(probe, part) for part in labels.split(_CHUNK)]
-    return Found(
-        probe,
-        labels,
-        torch.cat([part.numbers for part in parts]),
-        torch.cat([part.extents for part in parts]),
-    )
 
 
 @dataclass(frozen=True, eq=False)

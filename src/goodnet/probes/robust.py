@@ -13,13 +13,14 @@ much smaller its robust mask is: this project.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from goodnet.data.roles import CleanData
 from goodnet.probes.masks import Masks
-from goodnet.probes.search import Found, Suspect, least_changes
+from goodnet.probes.search import Found, Suspect, in_parts, least_changes
 from goodnet.training import Progress, no_progress
 
 _GRAIN = 4
@@ -83,25 +84,21 @@ def robust_masks(
         progress: Told after each step.
     """
     probe = Masks(clean.specification.size, _GRAIN)
-    parts = [
-        least_changes(
-            suspect,
-            clean,
-            probe,
-            part,
-            steps=_STEPS,
-            disturb=disturbed,
-            generator=generator,
-            progress=progress,
-        )
-        for part in torch.cat([labels, compared]).split(_AT_ONCE)
-    ]
-    numbers = torch.cat([part.numbers for part in parts])
-    extents = torch.cat([part.extents for part in parts])
+    search = partial(
+        least_changes,
+        suspect,
+        clean,
+        probe,
+        steps=_STEPS,
+        disturb=disturbed,
+        generator=generator,
+        progress=progress,
+    )
+    found = in_parts(search, torch.cat([labels, compared]), _AT_ONCE)
     asked = len(labels)
     return RobustMasks(
-        Found(probe, labels, numbers[:asked], extents[:asked]),
-        float(extents[asked:].clamp(max=1.0).median()),
+        Found(probe, labels, found.numbers[:asked], found.extents[:asked]),
+        float(found.extents[asked:].clamp(max=1.0).median()),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -186,6 +186,17 @@ def least_changes(
         weight = torch.where(hits > 0.8, weight * 1.1, weight / 1.15)
         progress(f"searching for {probe.name}", step + 1, steps)
     return Found(probe, targets, best, least)
+
+
+def in_parts(search: Callable[[Tensor], Found], labels: Tensor, at_once: int) -> Found:
+    """A search for many labels, some at a time: each gets images enough, and memory stays small."""
+    parts = [search(part) for part in labels.split(at_once)]
+    return Found(
+        parts[0].probe,
+        labels,
+        torch.cat([part.numbers for part in parts]),
+        torch.cat([part.extents for part in parts]),
+    )
 
 
 def likeliest_labels(suspect: Suspect, clean: CleanData, *, generator: torch.Generator) -> Tensor:
